@@ -1,0 +1,1 @@
+"""Fast versions of core operations for NumPy arrays."""

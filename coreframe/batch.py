@@ -1,0 +1,428 @@
+"""What a loss sees: a Batch of arrays, and the Relation that says who goes with whom.
+
+A relation is asked tile by tile, so that no n x m array of pairs ever exists unless it was given.
+Shapes: n anchors, m references (the candidates), k own negatives an anchor, d width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from coreframe import checks
+from coreframe.backend import Array, device_of, namespace, to_numpy
+from coreframe.errors import ArgumentError, ArgumentTypeError
+
+Tile = tuple[Array, Array]
+
+
+class Relation(ABC):
+    """Which references are positives and which are negatives of which anchors.
+
+    A pair that is neither takes no part. No pair is both.
+    """
+
+    rows: int
+    columns: int
+
+    @abstractmethod
+    def tile(self, rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
+        """Return (positive, negative), each bool of shape (rows, cols), on that device."""
+
+    @abstractmethod
+    def transpose(self) -> Relation:
+        """Return the relation seen from the references."""
+
+    def listed(self, rows: slice, xp: Any, device: Any) -> tuple[Array, Array, Array] | None:
+        """Return (columns, positive, negative), each (rows, l), if the pairs are listed, or None.
+
+        Columns are valid indices; a column that is false in both masks is padding. No column
+        takes part twice in a row.
+        """
+        return None
+
+    @property
+    def width(self) -> int | None:
+        """The number l of listed columns a row, or None."""
+        return None
+
+
+def _span(part: slice, xp: Any, device: Any) -> Array:
+    return xp.arange(part.start, part.stop, dtype=xp.int32, device=device)
+
+
+def _codes(name: str, *lists: Any) -> tuple[Any, ...]:
+    """Return lists of labels or ids as integers that are equal where the entries are equal.
+
+    Arrays of integers stay as they are and where they are; strings are coded on the host.
+    """
+    import numpy as np
+
+    found: list[Any] = []
+    for values in lists:
+        x = values if hasattr(values, "device") else np.asarray(values)
+        if not isinstance(x, np.ndarray):
+            xp = namespace(**{name: x})
+            if not xp.isdtype(x.dtype, ("integral", "bool")):
+                raise _bad_codes(name, x.dtype)
+        elif x.dtype.kind not in "iubUSO":
+            raise _bad_codes(name, x.dtype)
+        found.append(x)
+    text = [isinstance(x, np.ndarray) and x.dtype.kind in "USO" for x in found]
+    if not any(text):
+        return tuple(found)
+    if not all(text):
+        raise ArgumentTypeError(f"{name} and reference_{name} must both be integers or both text")
+    joined = np.concatenate([x.astype(str) for x in found])
+    codes = np.unique(joined, return_inverse=True)[1].astype(np.int64)
+    return tuple(np.split(codes, np.cumsum([len(x) for x in found])[:-1]))
+
+
+def _bad_codes(name: str, dtype: Any) -> ArgumentTypeError:
+    return ArgumentTypeError(
+        f"{name} must be integers or text, got {dtype}; they are compared for equality"
+    )
+
+
+def _here(values: Any, part: slice, xp: Any, device: Any) -> Array:
+    return xp.asarray(values[part], device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned(Relation):
+    """Anchor i goes with reference i; all other references are its negatives.
+
+    References beyond the number of anchors are negatives of everyone. With ids, a reference of
+    the same id as the anchor's own is the same item, and is left out as a false negative.
+    """
+
+    rows: int
+    columns: int
+    ids: Any = None
+    reference_ids: Any = None
+
+    def tile(self, rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
+        positive = _span(rows, xp, device)[:, None] == _span(cols, xp, device)[None, :]
+        if self.ids is None:
+            return positive, ~positive
+        own = _here(self.ids, rows, xp, device)[:, None]
+        others = self.ids if self.reference_ids is None else self.reference_ids
+        return positive, own != _here(others, cols, xp, device)[None, :]
+
+    def transpose(self) -> Relation:
+        if self.ids is None:
+            return Aligned(self.columns, self.rows)
+        others = self.ids if self.reference_ids is None else self.reference_ids
+        return Aligned(self.columns, self.rows, others, self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class SameLabel(Relation):
+    """Equal labels are positives, other labels negatives. Without reference labels, the
+    references are the anchors themselves, and a row is no partner of its own."""
+
+    labels: Any
+    reference_labels: Any = None
+
+    @property
+    def rows(self) -> int:  # type: ignore[override]
+        return int(self.labels.shape[0])
+
+    @property
+    def columns(self) -> int:  # type: ignore[override]
+        others = self.labels if self.reference_labels is None else self.reference_labels
+        return int(others.shape[0])
+
+    def tile(self, rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
+        others = self.labels if self.reference_labels is None else self.reference_labels
+        own = _here(self.labels, rows, xp, device)[:, None]
+        same = own == _here(others, cols, xp, device)[None, :]
+        if self.reference_labels is not None:
+            return same, ~same
+        other = _span(rows, xp, device)[:, None] != _span(cols, xp, device)[None, :]
+        return same & other, ~same
+
+    def transpose(self) -> Relation:
+        if self.reference_labels is None:
+            return self
+        return SameLabel(self.reference_labels, self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Listed(Relation):
+    """Partners by index: positives (n, p) and negatives (n, k) int, -1 for an empty place.
+
+    ``negatives=None`` means every reference that is not listed as a positive. An index listed
+    twice counts once; one listed on both sides is a positive.
+    """
+
+    positives: Any
+    negatives: Any
+    columns: int
+
+    @property
+    def rows(self) -> int:  # type: ignore[override]
+        return int(self.positives.shape[0])
+
+    @property
+    def width(self) -> int | None:
+        if self.negatives is None:
+            return None
+        return int(self.positives.shape[1] + self.negatives.shape[1])
+
+    def tile(self, rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
+        span = _span(cols, xp, device)[None, :]
+
+        def mask(indices: Any) -> Array:
+            here = _here(indices, rows, xp, device)
+            found = xp.zeros((here.shape[0], span.shape[1]), dtype=xp.bool, device=device)
+            for place in range(here.shape[1]):
+                found = found | (here[:, place][:, None] == span)
+            return found
+
+        positive = mask(self.positives)
+        negative = ~positive if self.negatives is None else mask(self.negatives) & ~positive
+        return positive, negative
+
+    def listed(self, rows: slice, xp: Any, device: Any) -> tuple[Array, Array, Array] | None:
+        if self.negatives is None:
+            return None
+        first = _here(self.positives, rows, xp, device)
+        second = _here(self.negatives, rows, xp, device)
+        columns = xp.concat([first, second], axis=1)
+        real = columns >= 0
+        repeated = [xp.zeros_like(real[:, :1])]
+        for place in range(1, columns.shape[1]):
+            before = columns[:, :place] == columns[:, place][:, None]
+            repeated.append(xp.any(before, axis=1, keepdims=True))
+        real = real & ~xp.concat(repeated[: columns.shape[1]], axis=1)
+        is_first = xp.arange(columns.shape[1], device=device)[None, :] < first.shape[1]
+        return xp.where(columns < 0, xp.zeros_like(columns), columns), real & is_first, real & ~is_first
+
+    def transpose(self) -> Relation:
+        def turned(rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
+            positive, negative = self.tile(cols, rows, xp, device)
+            return xp.matrix_transpose(positive), xp.matrix_transpose(negative)
+
+        return Masked(turned, self.columns, self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(Relation):
+    """Any relation: a function ``(rows, cols, xp, device) -> (positive, negative)``."""
+
+    function: Callable[[slice, slice, Any, Any], Tile]
+    rows: int
+    columns: int
+
+    def tile(self, rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
+        positive, negative = self.function(rows, cols, xp, device)
+        return positive, negative & ~positive
+
+    def transpose(self) -> Relation:
+        def turned(rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
+            positive, negative = self.tile(cols, rows, xp, device)
+            return xp.matrix_transpose(positive), xp.matrix_transpose(negative)
+
+        return Masked(turned, self.columns, self.rows)
+
+
+def masked(positive: Array, negative: Array) -> Masked:
+    """Return a relation from two bool arrays of shape (n, m)."""
+    for name, mask in (("positive", positive), ("negative", negative)):
+        if mask.ndim != 2 or tuple(mask.shape) != tuple(positive.shape):
+            raise ArgumentError(
+                f"{name} must be a bool array (n, m) like positive {tuple(positive.shape)}, "
+                f"got {tuple(mask.shape)}"
+            )
+
+    def function(rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
+        return (
+            xp.asarray(positive[rows, cols], device=device),
+            xp.asarray(negative[rows, cols], device=device),
+        )
+
+    return Masked(function, *positive.shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """The arrays of one loss call. Build it with pairs, triplets, labelled or with_negatives.
+
+    anchors (n, d); references (m, d), or None for the anchors themselves (self pairs excluded);
+    negatives (n, k, d), each anchor's own; weights (n,) >= 0; labels (n,); scores (n,) or (n, m);
+    ids (n,) and reference_ids (m,). Embeddings are floating point, of one library and device.
+    """
+
+    anchors: Array
+    relation: Relation
+    references: Array | None = None
+    negatives: Array | None = None
+    weights: Array | None = None
+    labels: Any = None
+    scores: Array | None = None
+    ids: Any = None
+    reference_ids: Any = None
+
+    def __post_init__(self) -> None:
+        namespace(
+            anchors=self.anchors,
+            references=self.references,
+            negatives=self.negatives,
+            weights=self.weights,
+            scores=self.scores,
+        )
+        anchors = checks.embeddings("anchors", self.anchors)
+        n, d = anchors.shape
+        object.__setattr__(self, "anchors", anchors)
+        m = n
+        if self.references is not None:
+            references = checks.embeddings("references", self.references, width=d)
+            object.__setattr__(self, "references", references)
+            m = references.shape[0]
+        if self.negatives is not None:
+            negatives = checks.embeddings("negatives", self.negatives, width=d, ndim=3)
+            object.__setattr__(self, "negatives", negatives)
+            if negatives.shape[0] != n:
+                raise ArgumentError(
+                    f"negatives must have one group an anchor: ({n}, k, {d}), "
+                    f"got {tuple(negatives.shape)}; negatives shared by all are (k, d)"
+                )
+        object.__setattr__(self, "weights", checks.weights(self.weights, n, of="anchors"))
+        checks.vector("ids", self.ids, n, of="anchors")
+        checks.vector("reference_ids", self.reference_ids, m, of="references")
+        if (self.relation.rows, self.relation.columns) != (n, m):
+            raise ArgumentError(
+                f"relation is for {self.relation.rows} anchors and {self.relation.columns} "
+                f"references, but there are {n} and {m}"
+            )
+        dtypes = {str(x.dtype) for x in (self.anchors, self.references, self.negatives) if x is not None}
+        if len(dtypes) > 1:
+            raise ArgumentTypeError(
+                f"anchors, references and negatives must share one dtype, got {', '.join(sorted(dtypes))}"
+            )
+
+    @classmethod
+    def pairs(
+        cls,
+        anchors: Array,
+        positives: Array,
+        *,
+        ids: Any = None,
+        reference_ids: Any = None,
+        weights: Array | None = None,
+    ) -> Batch:
+        """Return a batch where anchor i goes with positive i: (n, d) and (n, d).
+
+        ids (n,) name the item of each pair: others with the same id are no negatives.
+        """
+        return cls.with_negatives(
+            anchors, positives, ids=ids, reference_ids=reference_ids, weights=weights
+        )
+
+    @classmethod
+    def with_negatives(
+        cls,
+        anchors: Array,
+        positives: Array,
+        *,
+        shared: Array | None = None,
+        own: Array | None = None,
+        ids: Any = None,
+        reference_ids: Any = None,
+        weights: Array | None = None,
+    ) -> Batch:
+        """Return a batch of pairs with extra negatives: shared (s, d) and own (n, k, d).
+
+        Shared negatives stand behind the positives in ``references``. reference_ids is (n,), or
+        (n + s,) when the shared negatives have ids too.
+        """
+        xp = namespace(anchors=anchors, positives=positives, shared=shared, own=own)
+        n = anchors.shape[0] if anchors.ndim else 0
+        if anchors.ndim != 2 or positives.ndim != 2 or positives.shape[0] != n:
+            raise ArgumentError(
+                f"anchors and positives must both be (n, d), row i with row i, "
+                f"got {tuple(anchors.shape)} and {tuple(positives.shape)}"
+            )
+        references = positives
+        if shared is not None:
+            shared = checks.embeddings("shared negatives", shared, width=positives.shape[1])
+            references = xp.concat([positives, shared], axis=0)
+        m = references.shape[0]
+        if ids is not None:
+            checks.vector("ids", ids, n, of="anchors")
+            if reference_ids is None:
+                (ids,) = _codes("ids", ids)
+                reference_ids = ids
+            else:
+                ids, reference_ids = _codes("ids", ids, reference_ids)
+            if reference_ids.shape[0] == n < m:
+                reference_ids = _with_fresh_ids(reference_ids, m - n)
+            checks.vector("reference_ids", reference_ids, m, of="references")
+        elif reference_ids is not None:
+            raise ArgumentError("reference_ids needs ids: the ids of the anchors' own items")
+        return cls(
+            anchors=anchors,
+            references=references,
+            negatives=own,
+            relation=Aligned(n, m, ids, reference_ids),
+            weights=weights,
+            ids=ids,
+            reference_ids=reference_ids,
+        )
+
+    @classmethod
+    def triplets(
+        cls,
+        anchors: Array,
+        positives: Array,
+        negatives: Array,
+        *,
+        weights: Array | None = None,
+    ) -> Batch:
+        """Return row-aligned triplets: (n, d), (n, d), and negatives (n, d) or (n, k, d)."""
+        xp = namespace(anchors=anchors, positives=positives, negatives=negatives)
+        n = anchors.shape[0]
+        if positives.shape[0] != n or negatives.shape[0] != n:
+            raise ArgumentError(
+                "anchors, positives and negatives must have as many rows as each other, got "
+                f"{n}, {positives.shape[0]} and {negatives.shape[0]}"
+            )
+        device = device_of(anchors)
+        index = xp.arange(n, dtype=xp.int32, device=device)[:, None]
+        nothing = xp.zeros((n, 0), dtype=xp.int32, device=device)
+        return cls(
+            anchors=anchors,
+            references=positives,
+            negatives=negatives[:, None, :] if negatives.ndim == 2 else negatives,
+            relation=Listed(index, nothing, n),
+            weights=weights,
+        )
+
+    @classmethod
+    def labelled(
+        cls, embeddings: Array, labels: Any, *, weights: Array | None = None, ids: Any = None
+    ) -> Batch:
+        """Return embeddings (n, d) with class labels (n,): equal labels are positives."""
+        namespace(embeddings=embeddings)
+        checks.vector("labels", labels, embeddings.shape[0], of="embeddings")
+        (codes,) = _codes("labels", labels)
+        return cls(
+            anchors=embeddings, relation=SameLabel(codes), labels=codes, weights=weights, ids=ids
+        )
+
+    @property
+    def targets(self) -> Array:
+        """The references, or the anchors themselves: (m, d)."""
+        return self.anchors if self.references is None else self.references
+
+
+def _with_fresh_ids(ids: Any, count: int) -> Any:
+    """Extend ids by ``count`` new ones that equal no other."""
+    import numpy as np
+
+    host = to_numpy(ids)
+    top = int(host.max()) + 1
+    return np.concatenate([host, np.arange(top, top + count, dtype=host.dtype)])

@@ -1,0 +1,134 @@
+"""Checks at the boundary: what a public function asks of its arguments, each stated once.
+
+Every message names the argument, what came, and what was expected. Numbers may also be
+schedulers, which are checked when they are resolved.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from coreframe.backend import Array, device_of, namespace, on_host
+from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
+
+
+def number(
+    owner: object,
+    name: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    integer: bool = False,
+) -> None:
+    """Check a numeric field of a component; a scheduler in its place is let through."""
+    value = getattr(owner, name)
+    if is_scheduler(value):
+        return
+    where = f"{type(owner).__name__}.{name}"
+    kind = "an integer" if integer else "a number"
+    wanted = numbers.Integral if integer else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise ArgumentTypeError(f"{where} must be {kind}, got {value!r}")
+    bounds = []
+    if above is not None:
+        bounds.append((value > above, f"above {above:g}"))
+    if minimum is not None:
+        bounds.append((value >= minimum, f"at least {minimum:g}"))
+    if below is not None:
+        bounds.append((value < below, f"below {below:g}"))
+    if maximum is not None:
+        bounds.append((value <= maximum, f"at most {maximum:g}"))
+    if not math.isfinite(value) or not all(ok for ok, _ in bounds):
+        expected = " and ".join(text for _, text in bounds) or "finite"
+        raise ArgumentError(f"{where} must be {expected}, got {value!r}")
+
+
+def choice(owner: object, name: str, options: Sequence[str]) -> None:
+    """Check a field that takes one of a few words."""
+    value = getattr(owner, name)
+    if value not in options:
+        raise ArgumentError(
+            f"{type(owner).__name__}.{name} must be one of {', '.join(map(repr, options))}, "
+            f"got {value!r}.{nearest(str(value), options)}"
+        )
+
+
+def is_scheduler(value: object) -> bool:
+    """Say whether a field holds a scheduler (marked, so that nothing need be imported here)."""
+    return getattr(value, "is_coreframe_scheduler", False) is True
+
+
+def embeddings(name: str, x: Array, *, width: int | None = None, ndim: int = 2) -> Array:
+    """Check one array of embeddings and return it (cut off from torch's graph).
+
+    Raises ArgumentTypeError for integers, ArgumentError for a wrong shape and for NaN or
+    infinity, the latter on host arrays only, or everywhere under COREFRAME_CHECKS=1.
+    """
+    xp = namespace(**{name: x})
+    letters = "(n, d)" if ndim == 2 else "(n, k, d)"
+    if x.ndim != ndim:
+        raise ArgumentError(
+            f"{name} must have {ndim} dimensions {letters}, got shape {tuple(x.shape)}"
+            + (f"; one vector is {name}[None, :]" if x.ndim == 1 else "")
+        )
+    if not xp.isdtype(x.dtype, "real floating"):
+        raise ArgumentTypeError(
+            f"{name} must be floating point, got {x.dtype}; "
+            f"convert it first, for example xp.astype({name}, xp.float32)"
+        )
+    if x.shape[0] == 0 or x.shape[-1] == 0:
+        raise ArgumentError(f"{name} is empty: its shape is {tuple(x.shape)}")
+    if width is not None and x.shape[-1] != width:
+        raise ArgumentError(
+            f"{name} must have width {width} as the other embeddings, got {x.shape[-1]}"
+        )
+    if getattr(x, "requires_grad", False):
+        x = x.detach()
+    finite(name, x)
+    return x
+
+
+def finite(name: str, x: Array) -> None:
+    """Raise ArgumentError if a host array (any array under COREFRAME_CHECKS=1) is not finite."""
+    if not (on_host(x) or (os.environ.get("COREFRAME_CHECKS") == "1" and device_of(x) is not None)):
+        return
+    xp = namespace(**{name: x})
+    good = xp.isfinite(x)
+    if not bool(xp.all(good)):
+        bad = int(xp.sum(xp.astype(~good, xp.int32)))
+        rows = xp.any(xp.reshape(~good, (x.shape[0], -1)), axis=1)
+        first = int(xp.argmax(xp.astype(rows, xp.int32)))
+        raise ArgumentError(
+            f"{name} has {bad} values that are NaN or infinite, the first in row {first}; "
+            f"drop those rows or replace the values"
+        )
+
+
+def vector(name: str, x: Array | None, length: int, *, of: str) -> Array | None:
+    """Check a one-dimensional companion of an array: one entry a row of ``of``."""
+    if x is None:
+        return None
+    shape = tuple(getattr(x, "shape", (len(x),)))
+    if shape != (length,):
+        raise ArgumentError(f"{name} must have shape ({length},), one a row of {of}, got {shape}")
+    return x
+
+
+def weights(x: Array | None, length: int, *, of: str) -> Array | None:
+    """Check example weights: (n,), real, not negative."""
+    if x is None:
+        return None
+    vector("weights", x, length, of=of)
+    xp = namespace(weights=x)
+    if getattr(x, "requires_grad", False):
+        x = x.detach()
+    finite("weights", x)
+    if on_host(x) and bool(xp.any(x < 0)):
+        raise ArgumentError("weights must not be negative; a weight of 0 leaves an example out")
+    return x

@@ -1,0 +1,272 @@
+"""Pairs: vectors of queries and documents, and which goes with which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coreframe import checks
+from coreframe.backend import Array, Backend, namespace, to_numpy
+from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance, Relevance, components
+from coreframe.embedder import Embedder
+from coreframe.errors import ArgumentError, DataError
+from coreframe.random import stream
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Pairs:
+    """Vectors of queries (q, d) and documents (c, d), and which documents are right for a query.
+
+    Args:
+        queries: (q, d) floating.
+        documents: (c, d), of the same library and device: the collection that is searched.
+        relevant: the row of the right document of each query (q,), or pairs of query row and
+            document row (p, 2); None: row i goes with row i.
+        query_texts, document_texts: for reports.
+        groups: (q,) anything; queries of one group never stand on two sides of a split.
+        irrelevant: (p, 2) pairs of query row and document row known to be wrong.
+
+    >>> import numpy as np
+    >>> data = Pairs(np.eye(4), np.eye(4))
+    >>> data.split(dev=0.25, test=0.25)[2]
+    Pairs(1 query, 4 documents, 1 relevant pair, dim 4)
+    """
+
+    queries: Array
+    documents: Array
+    relevance: Relevance
+    query_texts: Sequence[str] | None
+    document_texts: Sequence[str] | None
+    groups: Ints
+    irrelevant: Ints
+
+    def __init__(
+        self,
+        queries: Array,
+        documents: Array,
+        relevant: Any = None,
+        *,
+        query_texts: Sequence[str] | None = None,
+        document_texts: Sequence[str] | None = None,
+        groups: Any = None,
+        irrelevant: Any = None,
+        relevance: Relevance | None = None,
+    ) -> None:
+        namespace(queries=queries, documents=documents)
+        queries = checks.embeddings("queries", queries)
+        documents = checks.embeddings("documents", documents, width=queries.shape[1])
+        q, c = queries.shape[0], documents.shape[0]
+        if relevance is None:
+            if relevant is None and q != c:
+                raise DataError(
+                    f"there are {q} queries and {c} documents; without relevant= row i goes with "
+                    "row i, so the counts must be equal"
+                )
+            rows = np.arange(q) if relevant is None else to_numpy(relevant)
+            relevance = ListedRelevance.of(rows, q, c)
+        for name, texts, count in (
+            ("query_texts", query_texts, q),
+            ("document_texts", document_texts, c),
+        ):
+            if texts is not None and len(texts) != count:
+                raise DataError(f"{name} has {len(texts)} entries for {count} rows")
+        if groups is not None and len(groups) != q:
+            raise DataError(f"groups has {len(groups)} entries for {q} queries")
+        group = np.arange(q) if groups is None else np.unique(groups, return_inverse=True)[1]
+        wrong = np.zeros((0, 2), np.int64)
+        if irrelevant is not None and len(irrelevant):
+            wrong = ListedRelevance.of(irrelevant, q, c).pairs
+        for name, value in (
+            ("queries", queries),
+            ("documents", documents),
+            ("relevance", relevance),
+            ("query_texts", query_texts),
+            ("document_texts", document_texts),
+            ("groups", group.reshape(-1).astype(np.int64)),
+            ("irrelevant", wrong),
+        ):
+            object.__setattr__(self, name, value)
+
+    # Other ways to make them ---------------------------------------------------------------
+
+    @classmethod
+    def from_texts(
+        cls,
+        anchors: Sequence[str],
+        positives: Sequence[str],
+        embedder: Embedder,
+        *,
+        negatives: Sequence[str] | None = None,
+        groups: Sequence[Any] | None = None,
+        corpus: Sequence[str] = (),
+    ) -> Pairs:
+        """Embed rows of texts, each text once; equal texts become one query or one document."""
+        if len(anchors) != len(positives):
+            raise DataError(f"{len(anchors)} anchors, but {len(positives)} positives")
+        query_of = {text: i for i, text in enumerate(dict.fromkeys(anchors))}
+        every = dict.fromkeys([*positives, *(negatives or ()), *corpus])
+        document_of = {text: i for i, text in enumerate(every)}
+        rows = np.array([query_of[text] for text in anchors])
+        pairs = np.stack([rows, [document_of[text] for text in positives]], axis=1)
+        wrong = None
+        if negatives is not None:
+            wrong = np.stack([rows, [document_of[text] for text in negatives]], axis=1)
+        query_groups = None
+        if groups is not None:
+            codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+            # Rows of one query may name several groups: those are then one group.
+            joined = components(rows, len(query_of) + codes, len(query_of) + int(codes.max()) + 1)
+            query_groups = joined[: len(query_of)]
+        return cls(
+            embedder.embed(list(query_of)),
+            embedder.embed(list(document_of)),
+            pairs,
+            query_texts=list(query_of),
+            document_texts=list(document_of),
+            groups=query_groups,
+            irrelevant=wrong,
+        )
+
+    @classmethod
+    def labelled(cls, embeddings: Array, labels: Any) -> Pairs:
+        """Return vectors (n, d) with class labels (n,): equal labels are right for each other."""
+        codes = np.unique(to_numpy(labels), return_inverse=True)[1].reshape(-1).astype(np.int64)
+        if len(codes) != embeddings.shape[0]:
+            raise DataError(f"labels has {len(codes)} entries for {embeddings.shape[0]} rows")
+        return cls(embeddings, embeddings, relevance=LabelRelevance(codes, codes))
+
+    # Asking --------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        def some(count: int, noun: str) -> str:
+            plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+            return f"{count:,} {noun if count == 1 else plural}"
+
+        texts = [some(len(self), "query"), some(self.documents.shape[0], "document")]
+        if isinstance(self.relevance, ListedRelevance):
+            texts.append(some(len(self.relevance.pairs), "relevant pair"))
+        return f"Pairs({', '.join(texts)}, dim {self.queries.shape[1]})"
+
+    def __len__(self) -> int:
+        return int(self.queries.shape[0])
+
+    @property
+    def has_labels(self) -> bool:
+        return isinstance(self.relevance, LabelRelevance)
+
+    def to(self, backend: Backend) -> Pairs:
+        """Return the same with the arrays moved to a backend, float16 widened to float32."""
+        xp = namespace(queries=self.queries)
+        dtype = backend.xp.float64 if self.queries.dtype == xp.float64 else backend.xp.float32
+        return self.mapped(
+            backend.asarray(self.queries, dtype=dtype), backend.asarray(self.documents, dtype=dtype)
+        )
+
+    def mapped(self, queries: Array, documents: Array) -> Pairs:
+        """Return the same with other vectors, row by row."""
+        other = Pairs(queries, documents, relevance=self.relevance)
+        for name in ("query_texts", "document_texts", "groups", "irrelevant"):
+            object.__setattr__(other, name, getattr(self, name))
+        return other
+
+    def take(self, rows: Any) -> Pairs:
+        """Return some of the queries, with all documents."""
+        rows = np.asarray(rows, dtype=np.int64)
+        wrong = np.zeros((0, 2), np.int64)
+        if len(self.irrelevant):
+            place = np.full(len(self), -1)
+            place[rows] = np.arange(len(rows))
+            wrong = self.irrelevant[place[self.irrelevant[:, 0]] >= 0]
+            wrong = np.stack([place[wrong[:, 0]], wrong[:, 1]], axis=1)
+        return Pairs(
+            _rows(self.queries, rows),
+            self.documents,
+            relevance=self.relevance.take(rows),
+            query_texts=None if self.query_texts is None else [self.query_texts[i] for i in rows],
+            document_texts=self.document_texts,
+            groups=self.groups[rows],
+            irrelevant=wrong,
+        )
+
+    def split(
+        self, dev: float = 0.1, test: float = 0.2, *, seed: int = 42
+    ) -> tuple[Pairs, Pairs, Pairs]:
+        """Return (train, dev, test) by shares of the queries, at random by group.
+
+        Queries that share a document or a group stay together, so nothing that is learned from
+        stands on the other side. All parts search all documents; with labels, dev and test
+        search the train rows.
+        """
+        if not (0 < dev < 1 and 0 < test < 1 and dev + test < 1):
+            raise ArgumentError(f"dev and test must be shares with a sum below 1, got {dev}, {test}")
+        q = len(self)
+        group = self.groups
+        if isinstance(self.relevance, ListedRelevance):
+            pairs, size = self.relevance.pairs, q + int(group.max()) + 1
+            left = np.concatenate([pairs[:, 0], np.arange(q)])
+            right = np.concatenate([size + pairs[:, 1], q + group])
+            group = components(left, right, size + self.documents.shape[0])[:q]
+        names, sizes = np.unique(group, return_counts=True)
+        order = stream(seed, "split").permutation(len(names))
+        reached = np.cumsum(sizes[order])
+        # A group goes where its middle falls, so that one large group does not upset the shares.
+        middle = (reached - sizes[order] / 2) / q
+        side = np.empty(len(names), np.int64)
+        side[order] = np.where(middle < test, 2, np.where(middle < test + dev, 1, 0))
+        of_query = side[np.searchsorted(names, group)]
+        parts = [np.nonzero(of_query == i)[0] for i in range(3)]
+        for name, rows in zip(("train", "dev", "test"), parts, strict=True):
+            if not len(rows):
+                raise DataError(
+                    f"the {name} part is empty: {q} queries in {len(names)} groups that share no "
+                    f"document are too few for dev={dev} and test={test}"
+                )
+        if not isinstance(self.relevance, LabelRelevance):
+            train, held_out, last = (self.take(rows) for rows in parts)
+            return train, held_out, last
+        labels, train_rows = self.relevance.query_labels, parts[0]
+        corpus = _rows(self.documents, train_rows)
+        train, held_out, last = (
+            Pairs(
+                _rows(self.queries, rows),
+                corpus,
+                relevance=LabelRelevance(labels[rows], labels[train_rows]),
+                groups=self.groups[rows],
+            )
+            for rows in parts
+        )
+        return train, held_out, last
+
+    def aligned(self) -> tuple[Array, Array]:
+        """Return queries and documents row by row, one row a relevant pair: (p, d) and (p, d).
+
+        With labels, each query goes with the mean of its class, in place of all its pairs.
+        """
+        if isinstance(self.relevance, ListedRelevance):
+            pairs = self.relevance.pairs
+            return _rows(self.queries, pairs[:, 0]), _rows(self.documents, pairs[:, 1])
+        assert isinstance(self.relevance, LabelRelevance)
+        xp = namespace(queries=self.queries)
+        labels = self.relevance.document_labels
+        values, codes = np.unique(labels, return_inverse=True)
+        from coreframe.ops import segment_sum
+
+        sums = segment_sum(self.documents, _like(codes, self.documents), len(values))
+        sizes = _like(np.bincount(codes), self.documents)
+        means = sums / xp.astype(sizes, sums.dtype)[:, None]
+        wanted = np.searchsorted(values, self.relevance.query_labels)
+        return self.queries, _rows(means, wanted)
+
+
+def _like(indices: Ints, x: Array) -> Array:
+    xp = namespace(x=x)
+    return xp.asarray(indices, device=x.device)
+
+
+def _rows(x: Array, rows: Ints) -> Array:
+    return namespace(x=x).take(x, _like(rows, x), axis=0)
+
+

@@ -1,0 +1,84 @@
+"""Every error and warning class, and the text helpers that make them useful.
+
+A message names the argument, what came, what was expected, and the nearest fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class CoreframeError(Exception):
+    """The base of all errors that coreframe raises on purpose."""
+
+
+class ArgumentError(CoreframeError, ValueError):
+    """An argument has a value or a shape that cannot work."""
+
+
+class ArgumentTypeError(CoreframeError, TypeError):
+    """An argument is of a type that cannot work: a list for an array, integers for embeddings."""
+
+
+class MixedArrays(ArgumentError):
+    """The arrays of one call live in several libraries or on several devices."""
+
+
+class UnknownName(CoreframeError, LookupError):
+    """No component of that name is registered."""
+
+
+class AmbiguousName(CoreframeError, LookupError):
+    """Several plugins offer that name."""
+
+
+class BackendUnavailable(CoreframeError, RuntimeError):
+    """A known backend cannot run on this machine."""
+
+
+class MissingExtra(CoreframeError, ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str = "this") -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f"Install it with: pip install 'coreframe-ml[{extra}]'"
+        )
+
+
+class ConfigError(CoreframeError, ValueError):
+    """A configuration has mistakes; all of them are listed."""
+
+    def __init__(self, problems: Sequence[str], source: str = "the configuration") -> None:
+        self.problems = tuple(problems)
+        count = "1 mistake" if len(self.problems) == 1 else f"{len(self.problems)} mistakes"
+        super().__init__(f"{source} has {count}:\n" + "\n".join(f"  - {p}" for p in self.problems))
+
+
+class DataError(CoreframeError, ValueError):
+    """Input data is rejected: a broken line, a missing column, values that are not finite."""
+
+
+class OutputError(CoreframeError, OSError):
+    """Results cannot be written where they were asked for."""
+
+
+class ArtefactError(CoreframeError, ValueError):
+    """A stored adapter cannot be read: a file is missing, damaged or of another format."""
+
+
+class PluginError(CoreframeError, RuntimeError):
+    """A plugin failed, and COREFRAME_STRICT=1 asks for an error rather than a warning."""
+
+
+class PluginWarning(UserWarning):
+    """A plugin failed and was left out, or is slow; everything else works."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest known name, else the list of known names."""
+    options = sorted(known)
+    if close := difflib.get_close_matches(str(name), options, n=2, cutoff=0.6):
+        return " Did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return f" Known: {', '.join(options)}." if options else " None is known."

@@ -1,0 +1,1 @@
+"""Measuring what an adapter is worth: exact search, retrieval metrics, paired comparison."""

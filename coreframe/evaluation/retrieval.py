@@ -1,0 +1,116 @@
+"""Exact search over all documents, and the metrics of ranked lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreframe.backend import Array, namespace, to_numpy
+from coreframe.data.pairs import Pairs
+from coreframe.data.relevance import Ints, Relevance
+from coreframe.errors import ArgumentError
+from coreframe.ops import top_k
+from coreframe.similarity import Similarity
+
+Map = Callable[..., Array]
+"""An adapter: ``adapter(x, side="query")``."""
+
+METRICS = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
+DEPTH = 10
+_QUERIES_AT_ONCE = 512
+_DOCUMENTS_AT_ONCE = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Metrics of each query (q,), and the ranked lists they came from."""
+
+    values: Mapping[str, NDArray[np.float64]]
+    found: Ints
+    first: Ints
+    """The rank of each query's first right document, from 1, or 0 if it is not in the list."""
+
+    def mean(self) -> dict[str, float]:
+        return {name: float(x.mean()) for name, x in self.values.items()}
+
+    def __str__(self) -> str:
+        return "  ".join(f"{name} {value:.3f}" for name, value in self.mean().items())
+
+
+def evaluate(adapter: Map | None, pairs: Pairs, *, similarity: str = "cosine") -> Evaluation:
+    """Search all documents for each query and return the metrics; adapter None is the base.
+
+    recall@k = share of the right documents among the first k; mrr@10 = 1 / rank of the first
+    right one, 0 beyond 10; ndcg@10 with gain 1 and discount log2(rank + 1), as trec_eval's
+    ndcg_cut. Equal scores rank by row of the document. Queries without any right document
+    count 0.
+    """
+    queries, documents = pairs.queries, pairs.documents
+    if adapter is not None:
+        queries = adapter(queries, side="query")
+        documents = adapter(documents, side="document")
+    found = search(queries, documents, min(DEPTH, documents.shape[0]), similarity=similarity)
+    return Evaluation(*measure(found, pairs.relevance))
+
+
+def measure(
+    found: Ints, relevance: Relevance
+) -> tuple[dict[str, NDArray[np.float64]], Ints, Ints]:
+    """Return METRICS of ranked lists (q, k), the lists, and the rank of the first hit."""
+    hits = relevance.hits(found).astype(np.float64)
+    counts = relevance.counts()
+    wanted = np.maximum(counts, 1)
+    places = np.arange(1, hits.shape[1] + 1)
+    discount = 1 / np.log2(places + 1)
+    ideal = np.concatenate([[1.0], np.cumsum(discount)])[np.minimum(wanted, len(places))]
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+    values = {
+        "recall@1": hits[:, :1].sum(axis=1) / wanted,
+        "recall@10": hits.sum(axis=1) / wanted,
+        "mrr@10": np.where(first > 0, 1 / np.maximum(first, 1), 0.0),
+        "ndcg@10": (hits * discount).sum(axis=1) / ideal,
+    }
+    return values, found, first.astype(np.int64)
+
+
+def search(queries: Array, documents: Array, k: int, *, similarity: str = "cosine") -> Ints:
+    """Return the rows of the k most similar documents of each query: (q, k) int64, best first.
+
+    Exact, in tiles, so that memory does not grow with q times c. Ties go to the lower row.
+    """
+    xp = namespace(queries=queries, documents=documents)
+    count = documents.shape[0]
+    if not 1 <= k <= count:
+        raise ArgumentError(f"k must be from 1 to the number of documents {count}, got {k}")
+    kind = Similarity(similarity)
+    center = kind.center(documents)
+    left, _ = kind.prepare(queries, center)
+    right, _ = kind.prepare(documents, center)
+    left_norms, right_norms = kind.squared_norms(left), kind.squared_norms(right)
+    blocks = []
+    for i in range(0, left.shape[0], _QUERIES_AT_ONCE):
+        rows = slice(i, i + _QUERIES_AT_ONCE)
+        best: Any = None
+        for j in range(0, count, _DOCUMENTS_AT_ONCE):
+            cols = slice(j, min(j + _DOCUMENTS_AT_ONCE, count))
+            scores = kind.finish(
+                left[rows, :] @ xp.matrix_transpose(right[cols, :]),
+                None if left_norms is None else left_norms[rows][:, None],
+                None if right_norms is None else right_norms[cols][None, :],
+            )
+            # From one tile of documents to the next the lists stay in order of rows, so that
+            # a stable choice among them still gives ties to the lower row.
+            here = top_k(scores, min(k, cols.stop - cols.start))
+            pair = (xp.take_along_axis(scores, here, axis=1), here + j)
+            if best is None:
+                best = pair
+            else:
+                both = tuple(xp.concat([a, b], axis=1) for a, b in zip(best, pair, strict=True))
+                chosen = top_k(both[0], min(k, both[0].shape[1]))
+                best = tuple(xp.take_along_axis(x, chosen, axis=1) for x in both)
+        blocks.append(best[1])
+    return to_numpy(xp.concat(blocks, axis=0)).astype(np.int64)

@@ -1,0 +1,190 @@
+"""The interface of losses: Loss for any, PairwiseLoss for functions of rows of similarities."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from coreframe import checks
+from coreframe.backend import Array, Params
+from coreframe.batch import Batch
+from coreframe.errors import ArgumentError
+from coreframe.ops import kernel
+from coreframe.scheduler import Scheduler, require_resolved
+from coreframe.similarity import NAMES
+from coreframe.tiles import MEMORY_BUDGET, REDUCTIONS, LossResult, RowTerms, pairwise
+
+__all__ = ["Loss", "LossResult", "PairwiseLoss"]
+
+
+class Loss(ABC):
+    """A function of a batch, with its exact gradient.
+
+    Subclasses are frozen, keyword-only dataclasses without state. ``needs`` names the Batch
+    fields that are read. ``detached = True`` declares that the formula stops gradients
+    somewhere, so that the gradient is not the derivative of the value.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("anchors",)
+    detached: ClassVar[bool] = False
+
+    @abstractmethod
+    def value_and_grad(
+        self,
+        batch: Batch,
+        params: Params | None = None,
+        *,
+        wrt: tuple[str, ...] | None = None,
+    ) -> LossResult:
+        """Return the value and its gradients by the Batch fields named in wrt (None: all)."""
+
+    def init(self, rng: Any, dim: int) -> Params:
+        """Return the loss's own parameters as NumPy arrays; most losses have none."""
+        return {}
+
+    def project(self, params: Params) -> Params:
+        """Return the parameters after an update, moved back to where they are allowed to be."""
+        return params
+
+    def __call__(
+        self,
+        anchors: Array,
+        positives: Array | None = None,
+        negatives: Array | None = None,
+        *,
+        labels: Any = None,
+        ids: Any = None,
+        weights: Array | None = None,
+        params: Params | None = None,
+        wrt: tuple[str, ...] | None = None,
+    ) -> LossResult:
+        """Call the loss on plain arrays.
+
+        ``loss(anchors, positives)`` takes pairs, row i with row i, (n, d) each; negatives are
+        (s, d), shared by all, or (n, k, d), each anchor's own. ``loss(embeddings, labels=...)``
+        takes classes. Gradients are keyed by Batch field: anchors, references (the positives,
+        and shared negatives behind them) and negatives.
+        """
+        return self.value_and_grad(
+            self.batch(
+                anchors, positives, negatives, labels=labels, ids=ids, weights=weights
+            ),
+            params,
+            wrt=wrt,
+        )
+
+    def batch(
+        self,
+        anchors: Array,
+        positives: Array | None = None,
+        negatives: Array | None = None,
+        *,
+        labels: Any = None,
+        ids: Any = None,
+        weights: Array | None = None,
+    ) -> Batch:
+        """Build the batch of the easy call; a loss with another reading of it overrides this."""
+        if (positives is None) == (labels is None):
+            raise ArgumentError(
+                f"{type(self).__name__} is called with positives or with labels=, and not with "
+                "both; for anything else build a coreframe.Batch and call value_and_grad"
+            )
+        if positives is None:
+            if negatives is not None:
+                raise ArgumentError("negatives go with positives; with labels= they are implied")
+            return Batch.labelled(anchors, labels, weights=weights, ids=ids)
+        own = negatives if negatives is not None and negatives.ndim == 3 else None
+        return Batch.with_negatives(
+            anchors,
+            positives,
+            shared=None if own is not None else negatives,
+            own=own,
+            ids=ids,
+            weights=weights,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairwiseLoss(Loss):
+    """A loss that is a function of rows of similarities: write ``row_terms``, get the rest.
+
+    Args:
+        similarity: cosine, dot, euclidean or squared_euclidean (minus the distance).
+        reduction: mean, sum, mean_active or none; see ``coreframe.pairwise``.
+        learnable_scale: give row_terms exp(log_scale) s + bias, both learned, from 0 and 0.
+        memory_budget: bytes for the blocks that are worked on at one time.
+    """
+
+    similarity: str = "cosine"
+    reduction: str = "mean"
+    learnable_scale: bool = False
+    memory_budget: int = MEMORY_BUDGET
+
+    needs: ClassVar[tuple[str, ...]] = ("anchors", "relation")
+    needs_positive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.choice(self, "similarity", NAMES)
+        checks.choice(self, "reduction", REDUCTIONS)
+        checks.number(self, "memory_budget", minimum=1, integer=True)
+
+    @abstractmethod
+    def row_terms(
+        self, similarities: Array, positive: Array, negative: Array
+    ) -> tuple[Array, Array]:
+        """Return losses (r,) and d losses / d similarities (r, m) for a block of rows.
+
+        similarities (r, m) floating; positive and negative (r, m) bool, never both. The contract
+        is that of ``coreframe.pairwise``.
+        """
+
+    def value_and_grad(
+        self,
+        batch: Batch,
+        params: Params | None = None,
+        *,
+        wrt: tuple[str, ...] | None = None,
+    ) -> LossResult:
+        require_resolved(self)
+        if self.learnable_scale and not params:
+            raise ArgumentError(
+                f"{type(self).__name__}(learnable_scale=True) has parameters; "
+                "pass params=loss.init(rng, dim), brought to the library of the batch"
+            )
+        return pairwise(
+            self._fused(batch) or self.row_terms,
+            batch,
+            similarity=self.similarity,
+            reduction=self.reduction,
+            needs_positive=self.needs_positive,
+            params=params if self.learnable_scale else None,
+            wrt=wrt,
+            memory_budget=self.memory_budget,
+        )
+
+    def _fused(self, batch: Batch) -> RowTerms | None:
+        """Return the backend's kernel for this very class, which may write to similarities."""
+        kind = type(self)
+        fast = kernel(f"{kind.__module__}:{kind.__qualname__}", batch.anchors)
+        if fast is None:
+            return None
+
+        def terms(similarities: Array, positive: Array, negative: Array) -> tuple[Array, Array]:
+            result = fast(self, similarities, positive, negative)
+            if result is NotImplemented:
+                return self.row_terms(similarities, positive, negative)
+            return result  # type: ignore[no-any-return]
+
+        return terms
+
+    def init(self, rng: Any, dim: int) -> Params:
+        if not self.learnable_scale:
+            return {}
+        import numpy as np
+
+        return {"log_scale": np.zeros((), np.float32), "bias": np.zeros((), np.float32)}
+
+
+Number = float | Scheduler
+"""The type of a hyperparameter that may be scheduled."""

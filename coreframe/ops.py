@@ -1,0 +1,94 @@
+"""Operations: a reference written against the Array API, and faster kernels from backends.
+
+``@op`` marks the reference. A backend offers a kernel of the same name for its library
+(``coreframe_kernels``); a kernel may return ``NotImplemented`` for inputs it does not serve, and
+the reference is used. ``COREFRAME_KERNELS=off`` forces references everywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from coreframe.backend import Array, device_of, library_of, namespace
+from coreframe.registry import import_target, kernel_table
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Op(Generic[P, R]):
+    """A function whose kernel depends on the library of its first argument."""
+
+    def __init__(self, reference: Callable[P, R]) -> None:
+        self.reference = reference
+        self.name = reference.__name__
+        functools.update_wrapper(self, reference)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        fast = kernel(self.name, args[0])
+        if fast is not None:
+            result = fast(*args, **kwargs)
+            if result is not NotImplemented:
+                return result  # type: ignore[no-any-return]
+        return self.reference(*args, **kwargs)
+
+
+def op(reference: Callable[P, R]) -> Op[P, R]:
+    """Mark a function as the reference of an operation."""
+    return Op(reference)
+
+
+def kernel(name: str, x: Any) -> Callable[..., Any] | None:
+    """Return the kernel called ``name`` for the library of array ``x``, or None."""
+    if os.environ.get("COREFRAME_KERNELS") == "off":
+        return None
+    target = kernel_table(library_of(x)).get(name)
+    return None if target is None else _load(target)
+
+
+@functools.cache
+def _load(target: str) -> Callable[..., Any]:
+    found: Callable[..., Any] = import_target(target)
+    return found
+
+
+@op
+def top_k(values: Array, k: int, /) -> Array:
+    """Return the column indices of the k largest values of each row, largest first.
+
+    values (n, m), not NaN; result (n, k) int. Ties go to the lower index. Requires k <= m.
+    """
+    xp = namespace(values=values)
+    return xp.argsort(values, axis=1, descending=True, stable=True)[:, :k]
+
+
+@op
+def segment_sum(values: Array, segments: Array, count: int, /) -> Array:
+    """Sum rows that share a segment: result[s] = sum of values[i] where segments[i] == s.
+
+    values (n, d); segments (n,) int, anything outside 0..count-1 is left out; result (count, d).
+    The reference sorts by segment and adds by doubling distances, in O(n d log n) and without
+    any shape that depends on the data, in the same order at every run.
+    """
+    xp = namespace(values=values, segments=segments)
+    n, d = values.shape
+    if n == 0 or count == 0:
+        return xp.zeros((count, d), dtype=values.dtype, device=device_of(values))
+    outside = (segments < 0) | (segments >= count)
+    keys = xp.where(outside, xp.full_like(segments, count), segments)
+    order = xp.argsort(keys, stable=True)
+    keys = xp.take(keys, order)
+    sums = xp.take(values, order, axis=0)
+    step = 1
+    while step < n:  # an inclusive scan that stops at segment borders
+        same = xp.astype(keys[step:] == keys[:-step], sums.dtype)[:, None]
+        sums = xp.concat([sums[:step, :], sums[step:, :] + same * sums[:-step, :]], axis=0)
+        step *= 2
+    wanted = xp.arange(count, dtype=keys.dtype, device=device_of(values))
+    last = xp.searchsorted(keys, wanted, side="right") - 1
+    last = xp.where(last < 0, xp.zeros_like(last), last)
+    found = xp.take(keys, last) == wanted
+    return xp.where(found[:, None], xp.take(sums, last, axis=0), xp.zeros_like(sums[:1, :]))

@@ -1,0 +1,57 @@
+"""Decorrelate the embeddings and level their variances, in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from coreframe_adapters.linear import Linear
+
+from coreframe import checks
+from coreframe.adapter import ClosedForm, Pullback
+from coreframe.backend import Array, Params, namespace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whitening(ClosedForm):
+    """y = (x - mean) W with W = V diag(s + shrinkage mean(s))^(-1/2) V^T, where V diag(s) V^T is
+    the covariance of the documents (ZCA whitening, which turns the space as little as possible).
+
+    It uses no labels, and moves both sides, so an index of documents has to be rebuilt.
+
+    Args:
+        shrinkage: > 0, how far the variances are pulled to their mean before they are levelled;
+            small values trust directions that the data hardly uses.
+
+    Parameters: W (d, d), b (d,). References: Kessy et al. 2018, arXiv 1512.00809; Su et al. 2021,
+    arXiv 2103.15316 (for retrieval).
+    """
+
+    shrinkage: float = 0.1
+
+    rebuilds_index: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.number(self, "shrinkage", above=0)
+
+    def init(self, rng: Any, dim_in: int) -> Params:
+        return Linear(bias=True).init(rng, dim_in)
+
+    def solve(self, queries: Array, documents: Array) -> Params:
+        xp = namespace(queries=queries, documents=documents)
+        mean = xp.mean(documents, axis=0)
+        centred = documents - mean
+        covariance = xp.matrix_transpose(centred) @ centred / documents.shape[0]
+        variances, directions = xp.linalg.eigh(covariance)
+        level = xp.mean(variances)
+        level = xp.where(level > 0, level, xp.ones_like(level))  # all documents the same
+        floor = xp.where(variances > 0, variances, xp.zeros_like(variances))
+        stretch = xp.sqrt(level) / xp.sqrt(floor + self.shrinkage * level)
+        w = (directions * stretch[None, :]) @ xp.matrix_transpose(directions)
+        return {"W": w, "b": -(mean @ w)}
+
+    def forward(self, params: Params, x: Array, *, rng: Any = None) -> tuple[Array, Pullback]:
+        return Linear(bias=True).forward(params, x)
+
+    def matrix(self, params: Params) -> tuple[Array, Array | None]:
+        return Linear(bias=True).matrix(params)

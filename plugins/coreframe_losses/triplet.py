@@ -1,0 +1,168 @@
+"""Triplet margin loss: the positive nearer than a negative, by a margin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from coreframe import checks
+from coreframe.backend import Array, namespace
+from coreframe.batch import Batch
+from coreframe.loss import PairwiseLoss
+from coreframe.scheduler import Scheduler
+
+MODES = ("hardest", "semi_hard", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triplet(PairwiseLoss):
+    """Triplet margin loss max(0, s_n - s_p + margin), over the triplets of each anchor.
+
+    With distances (the default) s = -d, so a term is max(0, d_p - d_n + margin). ``mode`` says
+    which triplets of an anchor count:
+
+    - hardest: its farthest positive with its nearest negative (batch hard);
+    - semi_hard: each positive with the nearest of the negatives that are farther than it, or,
+      where none is, with the farthest negative;
+    - all: each positive with each negative, by sorting in O(m log m) and not O(m^2) a row.
+
+    l_i is the mean over its triplets; an anchor without a positive or a negative has loss 0. On
+    row-aligned triplets (``Triplet()(anchors, positives, negatives)``) the modes agree where
+    there is one negative an anchor.
+
+    Args:
+        margin: >= 0, in units of the similarity.
+        mode: hardest, semi_hard or all.
+
+    References: Weinberger & Saul 2009; Schroff et al. 2015, arXiv 1503.03832 (semi-hard);
+    Hermans et al. 2017, arXiv 1703.07737 (hardest). Equals torch's ``TripletMarginLoss`` on
+    triplets, and sentence-transformers' ``BatchHardTripletLoss`` in the mode hardest.
+    """
+
+    margin: float | Scheduler = 0.5
+    mode: str = "hardest"
+    similarity: str = "euclidean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.number(self, "margin", minimum=0)
+        checks.choice(self, "mode", MODES)
+
+    def batch(
+        self,
+        anchors: Array,
+        positives: Array | None = None,
+        negatives: Array | None = None,
+        *,
+        labels: Any = None,
+        ids: Any = None,
+        weights: Array | None = None,
+    ) -> Batch:
+        if positives is not None and negatives is not None and ids is None and labels is None:
+            return Batch.triplets(anchors, positives, negatives, weights=weights)
+        return super().batch(
+            anchors, positives, negatives, labels=labels, ids=ids, weights=weights
+        )
+
+    def row_terms(
+        self, similarities: Array, positive: Array, negative: Array
+    ) -> tuple[Array, Array]:
+        terms = {"hardest": _hardest, "semi_hard": _semi_hard, "all": _all}[self.mode]
+        return terms(similarities, positive, negative, self.margin)
+
+
+def _hardest(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
+    xp = namespace(similarities=s)
+    both = xp.any(positive, axis=1) & xp.any(negative, axis=1)
+    columns = xp.arange(s.shape[1], device=s.device)[None, :]
+    big = xp.finfo(s.dtype).max  # finite, since argmax with infinities is unreliable on CuPy
+    far = xp.argmax(xp.where(positive, -s, xp.full_like(s, -big)), axis=1, keepdims=True)
+    near = xp.argmax(xp.where(negative, s, xp.full_like(s, -big)), axis=1, keepdims=True)
+    p, n = columns == far, columns == near
+    zero = xp.zeros_like(s)
+    slack = xp.sum(xp.where(n, s, zero), axis=1) - xp.sum(xp.where(p, s, zero), axis=1) + margin
+    active = both & (slack > 0)
+    losses = xp.where(active, slack, xp.zeros_like(slack))
+    gradient = xp.astype(n, s.dtype) - xp.astype(p, s.dtype)
+    return losses, xp.where(active[:, None], gradient, zero)
+
+
+def _all(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
+    """Sort positives by s and negatives by s + margin together; then a triplet is active where
+    the negative stands above the positive, and running sums count and add what is above."""
+    xp = namespace(similarities=s)
+    here, there = xp.astype(positive, s.dtype), xp.astype(negative, s.dtype)
+    n_positive = xp.sum(here, axis=1, keepdims=True)
+    n_negative = xp.sum(there, axis=1, keepdims=True)
+    pairs = n_positive * n_negative
+    scale = xp.where(pairs > 0, 1 / xp.where(pairs > 0, pairs, xp.ones_like(pairs)), 0 * pairs)
+    # A shift of the row changes no triplet, and keeps the running sums small.
+    used = here + there
+    size = xp.sum(used, axis=1, keepdims=True)
+    middle = xp.sum(used * s, axis=1, keepdims=True) / xp.where(size > 0, size, xp.ones_like(size))
+    key = s - middle + margin * there
+    # Positives first among equals: a term of exactly 0 is not active.
+    order, place = _sorted(key, positive)
+    moved = xp.take_along_axis
+    sorted_there = moved(there, order, axis=1)
+    above = moved(xp.cumulative_sum(sorted_there, axis=1), place, axis=1)
+    above_sum = moved(
+        xp.cumulative_sum(sorted_there * moved(key, order, axis=1), axis=1), place, axis=1
+    )
+    below = n_positive - moved(
+        xp.cumulative_sum(moved(here, order, axis=1), axis=1), place, axis=1
+    )
+    losses = xp.sum(here * (above_sum - above * key), axis=1) * scale[:, 0]
+    losses = xp.where(losses > 0, losses, xp.zeros_like(losses))
+    return losses, (there * below - here * above) * scale
+
+
+def _semi_hard(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
+    """With all columns in falling order of s, the partner of a positive is the next negative."""
+    xp = namespace(similarities=s)
+    here, there = xp.astype(positive, s.dtype), xp.astype(negative, s.dtype)
+    n_positive = xp.sum(here, axis=1, keepdims=True)
+    n_negative = xp.sum(there, axis=1, keepdims=True)
+    zero = xp.zeros_like(s)
+    moved = xp.take_along_axis
+    # Negatives first among equals: a negative exactly as far as the positive is not farther.
+    order, place = _sorted(s, negative)
+    before = moved(xp.cumulative_sum(moved(there, order, axis=1), axis=1), place, axis=1)
+    # rank of the partner among the negatives in falling order; the last one is the fallback
+    rank = xp.where(before < n_negative, before, n_negative - 1)
+    rank = xp.where(rank > 0, rank, zero)
+    low = xp.finfo(s.dtype).min
+    falling = xp.sort(xp.where(negative, s, xp.full_like(s, low)), axis=1, descending=True)
+    partner = moved(falling, xp.astype(rank, xp.int64), axis=1)
+    some = positive & (n_negative > 0)
+    slack = xp.where(some, partner - s + margin, zero)
+    active = xp.astype(slack > 0, s.dtype)
+    scale = 1 / xp.where(n_positive > 0, n_positive, xp.ones_like(n_positive))
+    losses = xp.sum(slack * active, axis=1) * scale[:, 0]
+    # A negative is chosen by the active positives that stand between it and the one before it;
+    # the last negative also by those behind it.
+    chosen = moved(xp.cumulative_sum(moved(active, order, axis=1), axis=1), place, axis=1)
+    order_n, place_n = _sorted(xp.where(negative, s, xp.full_like(s, low)), negative)
+    up_to = moved(xp.where(negative, chosen, zero), order_n, axis=1)
+    count = xp.concat([up_to[:, :1], up_to[:, 1:] - up_to[:, :-1]], axis=1)
+    behind = xp.sum(active, axis=1, keepdims=True) - xp.max(
+        xp.where(negative, chosen, zero), axis=1, keepdims=True
+    )
+    position = xp.arange(s.shape[1], dtype=s.dtype, device=s.device)[None, :]
+    count = xp.where(position == n_negative - 1, count + behind, count)
+    count = xp.where(negative, moved(count, place_n, axis=1), zero)
+    return losses, (count - active) * scale
+
+
+def _sorted(key: Array, first: Array) -> tuple[Array, Array]:
+    """Return the falling order of each row, columns of ``first`` first among equals, and the
+    place of each column in it."""
+    xp = namespace(key=key)
+    lead = xp.argsort(xp.astype(first, xp.int32), axis=1, descending=True, stable=True)
+    by_key = xp.argsort(
+        xp.take_along_axis(key, lead, axis=1), axis=1, descending=True, stable=True
+    )
+    order = xp.take_along_axis(lead, by_key, axis=1)
+    return order, xp.argsort(order, axis=1)
+
+

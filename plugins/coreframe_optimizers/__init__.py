@@ -1,0 +1,1 @@
+"""The optimizers that come with coreframe, registered like those of any other plugin."""

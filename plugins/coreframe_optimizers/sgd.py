@@ -1,0 +1,56 @@
+"""Stochastic gradient descent, with momentum, Nesterov's form and weight decay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from coreframe import checks
+from coreframe.backend import Array
+from coreframe.errors import ArgumentError
+from coreframe.optimizer import Optimizer, Slots
+from coreframe.scheduler import Scheduler
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent:
+
+        g = g + weight_decay p;   v = momentum v + g;   p = p - learning_rate v
+
+    or, with Nesterov's form, p - learning_rate (g + momentum v). The learning rate is outside
+    the velocity, so a schedule acts at once.
+
+    Equals ``torch.optim.SGD(lr, momentum, weight_decay=..., nesterov=...)`` with dampening 0.
+
+    Args:
+        learning_rate: >= 0.
+        momentum: in [0, 1).
+        nesterov: needs momentum.
+        weight_decay: >= 0, added to the gradient.
+
+    References: Sutskever et al. 2013.
+    """
+
+    learning_rate: float | Scheduler = 1e-2
+    momentum: float | Scheduler = 0.0
+    nesterov: bool = False
+    weight_decay: float | Scheduler = 0.0
+
+    slots: ClassVar[tuple[str, ...]] = ("velocity",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.number(self, "momentum", minimum=0, below=1)
+        checks.number(self, "weight_decay", minimum=0)
+        if self.nesterov and self.momentum == 0:
+            raise ArgumentError("SGD.nesterov needs a momentum above 0")
+
+    def step(
+        self, parameter: Array, gradient: Array, slots: Slots, count: int
+    ) -> tuple[Array, Slots]:
+        if self.weight_decay:
+            gradient = gradient + self.weight_decay * parameter
+        velocity = self.momentum * slots["velocity"] + gradient
+        move = gradient + self.momentum * velocity if self.nesterov else velocity
+        return parameter - self.learning_rate * move, {"velocity": velocity}

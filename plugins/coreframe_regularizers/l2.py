@@ -1,0 +1,53 @@
+"""A pull of parameters to zero, or to where the run started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coreframe import checks
+from coreframe.backend import Array, Params, namespace
+from coreframe.regularizer import Regularizer
+from coreframe.scheduler import Scheduler
+from coreframe.tiles import LossResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2(Regularizer):
+    """strength / 2 * sum (p - center)^2, with gradient strength (p - center).
+
+    With toward="start" the center is where the run starts (L2-SP), which for a fresh adapter is
+    the identity: the pull that keeps an adapter from forgetting what the base model knows.
+
+    Args:
+        strength: >= 0.
+        toward: start or zero.
+        center: parameters by name; set by ``begin`` when toward="start". A parameter that it
+            lacks is pulled to zero.
+
+    References: Li et al. 2018, arXiv 1802.01483, eq. 2.
+    """
+
+    strength: float | Scheduler = 1e-3
+    toward: str = "start"
+    center: Mapping[str, Array] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        checks.number(self, "strength", minimum=0)
+        checks.choice(self, "toward", ("start", "zero"))
+
+    def begin(self, params: Mapping[str, Array]) -> Regularizer:
+        return replace(self, center=dict(params)) if self.toward == "start" else self
+
+    def value_and_grad(
+        self, arrays: Params, *, ids: Mapping[str, Any] | None = None
+    ) -> LossResult:
+        value: Array = 0.0
+        grads: dict[str, Array] = {}
+        for name, p in arrays.items():
+            xp = namespace(**{name: p, "center": self.center.get(name)})
+            away = p - self.center[name] if name in self.center else p
+            value = value + 0.5 * self.strength * xp.sum(away * away)
+            grads[name] = self.strength * away
+        return LossResult(value, grads)

@@ -1,0 +1,11 @@
+"""The regularizers of this package, by name. One file each, of the same name."""
+
+from coreframe.plugin import Table, hookimpl
+
+
+@hookimpl
+def coreframe_regularizers() -> Table:
+    return {
+        "graph_laplacian": "coreframe_regularizers.graph_laplacian:GraphLaplacian",
+        "l2": "coreframe_regularizers.l2:L2",
+    }

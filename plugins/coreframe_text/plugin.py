@@ -1,0 +1,11 @@
+"""The embedders of this package, by name. One file each, of the same name."""
+
+from coreframe.plugin import Table, hookimpl
+
+
+@hookimpl
+def coreframe_embedders() -> Table:
+    return {
+        "hashing": "coreframe_text.hashing:Hashing",
+        "wordllama": "coreframe_text.wordllama:WordLlama",
+    }

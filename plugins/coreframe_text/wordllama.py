@@ -1,0 +1,53 @@
+"""Texts to vectors by WordLlama: averaged word vectors from a language model, no download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from coreframe.embedder import Embedder
+from coreframe.errors import ArgumentTypeError, MissingExtra
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordLlama(Embedder):
+    """Average the token vectors that the ``wordllama`` package ships with (256 dimensions).
+
+    Unlike ``Hashing`` it sees meaning, mostly in English, and is still fast on a CPU. It needs
+    the package ``wordllama``; the model lies inside the package, so nothing is downloaded.
+
+    Args:
+        normalize: Whether rows have length one.
+
+    Shapes: n texts to (n, 256), float32.
+    """
+
+    normalize: bool = True
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Return ``(len(texts), 256)`` float32 rows; an empty text gives zeros."""
+        import numpy as np
+
+        if isinstance(texts, str):
+            raise ArgumentTypeError("texts must be a sequence of strings, got one string")
+        model = _model()
+        rows = np.zeros((len(texts), model.embedding.shape[1]), dtype=np.float32)
+        filled = [index for index, text in enumerate(texts) if text.strip()]
+        if filled:
+            rows[filled] = model.embed([texts[index] for index in filled], norm=self.normalize)
+        return rows
+
+
+@lru_cache(maxsize=1)
+def _model() -> Any:
+    from pathlib import Path
+
+    try:
+        import wordllama
+    except ImportError as error:
+        purpose = "the embedder 'wordllama'"
+        raise MissingExtra("wordllama", extra="wordllama", purpose=purpose) from error
+    folder = Path(wordllama.__file__).parent
+    return wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
