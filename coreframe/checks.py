@@ -114,7 +114,7 @@ def vector(name: str, x: Array | None, length: int, *, of: str) -> Array | None:
     """Check a one-dimensional companion of an array: one entry a row of ``of``."""
     if x is None:
         return None
-    shape = tuple(getattr(x, "shape", (len(x),)))
+    shape = tuple(x.shape) if hasattr(x, "shape") else (len(x),)
     if shape != (length,):
         raise ArgumentError(f"{name} must have shape ({length},), one a row of {of}, got {shape}")
     return x

@@ -84,9 +84,10 @@ class Hooks:
         """Offer fast versions of operations for the array library named ``backend``."""
 
 
+HOOKS: tuple[str, ...] = tuple(name for name in vars(Hooks) if name.startswith("coreframe_"))
+"""The names of all hooks."""
+
 KINDS: tuple[str, ...] = tuple(
-    name.removeprefix("coreframe_")
-    for name in vars(Hooks)
-    if name.startswith("coreframe_") and name != "coreframe_kernels"
+    name.removeprefix("coreframe_") for name in HOOKS if name != "coreframe_kernels"
 )
 """The kinds of component: ``losses``, ``miners``, ... in the order of the hooks."""

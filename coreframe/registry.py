@@ -33,7 +33,9 @@ from coreframe.errors import (
     UnknownName,
     nearest,
 )
-from coreframe.plugin import GROUP, KINDS, Hooks
+from coreframe.plugin import GROUP, HOOKS, KINDS, Hooks
+
+_lock = threading.RLock()  # one for all of this module, so that no two can be taken crosswise
 
 BUILT_IN = "coreframe-ml"
 SLOW_IMPORT_SECONDS = 5.0
@@ -59,6 +61,11 @@ class Plugin:
         return f"{self.distribution}/{self.name}"
 
     @property
+    def names(self) -> set[str]:
+        """The names by which COREFRAME_PLUGINS may call it."""
+        return {self.name, self.distribution, self.key}
+
+    @property
     def kinds(self) -> list[str]:
         return [hook.removeprefix("coreframe_") for hook in self.hooks]
 
@@ -80,10 +87,10 @@ class Entry:
         return f"{self.plugin.key}:{self.name}"
 
     def load(self) -> Any:
-        """Import the component. An import error says which plugin it belongs to."""
+        """Import the component. An error on the way says which plugin it belongs to."""
         try:
             return import_target(self.target)
-        except ImportError as error:
+        except Exception as error:
             error.add_note(
                 f"while loading {self.name!r} ({self.target}) "
                 f"of {self.plugin.distribution} {self.plugin.version}"
@@ -105,9 +112,11 @@ def discover() -> list[Plugin]:
     """Read the metadata of all installed plugins; import nothing."""
     found: dict[str, Plugin] = {}
     for entry_point in metadata.entry_points(group=GROUP):
-        dist = entry_point.dist
-        name = re.sub(r"[-_.]+", "-", dist.name).lower() if dist else "unknown"
-        plugin = Plugin(name, dist.version if dist else "?", entry_point.name, entry_point.value)
+        # The remains of a failed installation have neither name nor version.
+        about = entry_point.dist.metadata if entry_point.dist else {}
+        name = re.sub(r"[-_.]+", "-", about.get("Name") or "unknown").lower()
+        version = about.get("Version") or "?"
+        plugin = Plugin(name, version, entry_point.name, entry_point.value)
         found.setdefault(plugin.key, plugin)
     return sorted(found.values(), key=lambda p: (not p.built_in, p.key))
 
@@ -116,14 +125,28 @@ def _wanted(plugin: Plugin, setting: str | None) -> bool:
     """Apply ``COREFRAME_PLUGINS``: unset = all; empty or none = built-ins; ``a,b`` or ``-a``."""
     if setting is None:
         return True
-    words = [word.strip() for word in setting.split(",") if word.strip()]
-    names = {plugin.name, plugin.distribution, plugin.key}
+    words, names = _words(setting), plugin.names
     if any(word[1:] in names for word in words if word.startswith("-")):
         return False
     only = [word for word in words if not word.startswith("-")]
     if plugin.built_in or (words and not only):
         return True
     return any(word in names for word in only if word != "none")
+
+
+def _words(setting: str) -> list[str]:
+    return [word.strip() for word in setting.split(",") if word.strip()]
+
+
+def _warn_of_unknown_names(plugins: list[Plugin], setting: str | None) -> None:
+    known = {"none"}.union(*(plugin.names for plugin in plugins))
+    for name in (word.removeprefix("-") for word in _words(setting or "")):
+        if name not in known:
+            warnings.warn(
+                f"COREFRAME_PLUGINS names {name!r}, which is not installed.{nearest(name, known)}",
+                PluginWarning,
+                stacklevel=2,
+            )
 
 
 class Registry:
@@ -134,8 +157,8 @@ class Registry:
         self._manager.add_hookspecs(Hooks)
         self.plugins = discover()
         self._tables: dict[str, list[Entry]] = {}
-        self._lock = threading.RLock()
         setting = os.environ.get("COREFRAME_PLUGINS")
+        _warn_of_unknown_names(self.plugins, setting)
         for plugin in self.plugins:
             if _wanted(plugin, setting):
                 self._load(plugin)
@@ -150,11 +173,7 @@ class Registry:
             module = importlib.import_module(plugin.value.partition(":")[0])
             target = import_target(plugin.value) if ":" in plugin.value else module
             self._manager.register(target, name=plugin.key)
-            self._manager.check_pending()
-            for name in [*(f"coreframe_{kind}" for kind in KINDS), "coreframe_kernels"]:
-                for implementation in getattr(self._manager.hook, name).get_hookimpls():
-                    if implementation.plugin_name == plugin.key:
-                        plugin.hooks[name] = implementation.function
+            plugin.hooks = dict(self._implementations(target))
             plugin.state = "loaded"
         except KeyboardInterrupt:
             raise
@@ -164,10 +183,27 @@ class Registry:
         if plugin.seconds > SLOW_IMPORT_SECONDS:
             warnings.warn(
                 f"plugin {plugin.key} {plugin.version} took {plugin.seconds:.1f} s to import; "
-                f"COREFRAME_PLUGINS=-{plugin.distribution} leaves it out",
+                f"COREFRAME_PLUGINS=-{plugin.key} leaves it out",
                 PluginWarning,
                 stacklevel=2,
             )
+
+    def _implementations(self, target: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the hooks that a registered module implements; a misspelt one is an error."""
+        hooks = self._manager.get_hookcallers(target)
+        if not hooks:
+            raise PluginError("it implements no hook; is the decorator @hookimpl missing?")
+        for hook in hooks:
+            ours = next(i for i in hook.get_hookimpls() if i.plugin is target)
+            if hook.has_spec():
+                yield hook.name, ours
+            elif not ours.optionalhook:
+                # Compared without the prefix that all share, or everything would be near.
+                plain = hook.name.removeprefix("coreframe_")
+                close = difflib.get_close_matches(plain, [*KINDS, "kernels"], n=1)
+                known = f"Known: {', '.join(HOOKS)}."
+                hint = f"Did you mean 'coreframe_{close[0]}'?" if close else known
+                raise PluginError(f"unknown hook {hook.name!r}. {hint}")
 
     def _fail(self, plugin: Plugin, error: BaseException) -> None:
         """Roll a plugin back and say so once, naming it."""
@@ -186,15 +222,16 @@ class Registry:
         if hook not in plugin.hooks:
             return {}
         try:
-            table = plugin.hooks[hook](**arguments)
+            ours = plugin.hooks[hook]  # which may take fewer arguments than the hook has
+            table = ours.function(*(arguments[name] for name in ours.argnames))
             if not isinstance(table, Mapping):
-                raise TypeError(f"{hook} must return a mapping, got {type(table).__name__}")
+                raise PluginError(f"{hook} must return a mapping, got {type(table).__name__}")
             for name, target in table.items():
                 # A kernel may be keyed by a class, "module:Class"; a component name may not.
                 if hook != "coreframe_kernels" and not _NAME.match(str(name)):
-                    raise ValueError(f"{hook}: {name!r} is not a name (a-z, 0-9 and _)")
+                    raise PluginError(f"{hook}: {name!r} is not a name (a-z, 0-9 and _)")
                 if not isinstance(target, str) or not _TARGET.match(target):
-                    raise ValueError(f"{hook}: {target!r} is not 'package.module:attribute'")
+                    raise PluginError(f"{hook}: {target!r} is not 'package.module:attribute'")
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -211,7 +248,7 @@ class Registry:
         """Return all components of a kind, our own first. Imports none of them."""
         if kind not in KINDS:
             raise UnknownName(f"there is no kind of component {kind!r}.{nearest(kind, KINDS)}")
-        with self._lock:
+        with _lock:
             if kind not in self._tables:
                 self._tables[kind] = [
                     Entry(name, target, plugin)
@@ -250,21 +287,21 @@ class Registry:
     def kernels(self, library: str) -> dict[str, str]:
         """Return all kernels for one array library; the first plugin to offer a name has it."""
         table: dict[str, str] = {}
-        for plugin in self.plugins:
-            for name, target in self._ask(plugin, "coreframe_kernels", backend=library).items():
-                table.setdefault(name, target)
+        with _lock:
+            for plugin in self.plugins:
+                for name, target in self._ask(plugin, "coreframe_kernels", backend=library).items():
+                    table.setdefault(name, target)
         return table
 
 
 _registry: Registry | None = None
-_registry_lock = threading.RLock()
 _kernel_tables: dict[str, dict[str, str]] = {}
 
 
 def registry() -> Registry:
     """Return the registry of this process, loading all plugins on the first call."""
     global _registry
-    with _registry_lock:
+    with _lock:
         if _registry is None:
             _registry = Registry()
             _kernel_tables.clear()
@@ -274,7 +311,7 @@ def registry() -> Registry:
 def reset() -> None:
     """Forget all plugins, so that the next use reads them again (for tests and notebooks)."""
     global _registry
-    with _registry_lock:
+    with _lock:
         _registry = None
         _kernel_tables.clear()
 
@@ -287,7 +324,7 @@ def kernel_table(library: str) -> Mapping[str, str]:
     """
     table = _kernel_tables.get(library)
     if table is None:
-        with _registry_lock:
+        with _lock:
             if _registry is not None:
                 table = _registry.kernels(library)
             else:
@@ -324,7 +361,8 @@ def argument_problems(name: str, component: Any, arguments: Mapping[str, Any]) -
     for key in arguments:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" It takes: {', '.join(known)}."
+            takes = ", ".join(known) or "none"
+            hint = f" Did you mean {close[0]!r}?" if close else f" It takes: {takes}."
             yield f"{name} takes no parameter {key!r}.{hint}"
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in arguments:
@@ -341,7 +379,11 @@ def build(kind: str, name: str, **arguments: Any) -> Any:
 
 def _explain(error: BaseException) -> str:
     """One line for an exception, with the place inside the plugin where it happened."""
+    if isinstance(error, PluginError):  # ours: it happened in no place of the plugin
+        return str(error)
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     frames = traceback.extract_tb(error.__traceback__)
     foreign = [f for f in frames if "importlib" not in f.filename and f.filename != __file__]
-    return f"{text} ({os.path.basename(foreign[-1].filename)}:{foreign[-1].lineno})" if foreign else text
+    if not foreign:
+        return text
+    return f"{text} ({os.path.basename(foreign[-1].filename)}:{foreign[-1].lineno})"

@@ -398,7 +398,7 @@ def pairwise(
     n, d = left.shape
     m, k = right.shape[0], 0 if own is None else own.shape[1]
     width = batch.relation.width
-    gathered = width is not None and 4 * width <= m
+    gathered = width is not None and 0 < 4 * width <= m
     size = _itemsize(dtype, xp)
     columns = (width or 0) if gathered else m
     row_bytes = size * (_ARRAYS_A_PAIR * (columns + k) + 4 * d * (k + gathered * columns))

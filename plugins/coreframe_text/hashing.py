@@ -92,7 +92,7 @@ class Hashing(Embedder):
         offset[: sum(lengths)] = np.repeat(np.asarray(filled, dtype=np.int64), lengths)
         offset *= self.dimensions
 
-        bins, signs = [], []
+        bins, signs = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
         state = np.full(len(code), _FNV_START, dtype=np.uint64)
         whole = ~edge  # n-grams without an edge inside; a single character must not be one
         for n in range(1, min(self.ngrams[1], len(code)) + 1):
@@ -107,7 +107,8 @@ class Hashing(Embedder):
                 hashed ^= hashed >> np.uint64(32)  # FNV mixes upwards only: mix down, then up
                 hashed *= np.uint64(0x9E3779B97F4A7C15)
                 hashed >>= np.uint64(31)
-                bins.append(offset[at] + (hashed >> np.uint64(1)).astype(np.int64) % self.dimensions)
+                place = (hashed >> np.uint64(1)).astype(np.int64) % self.dimensions
+                bins.append(offset[at] + place)
                 signs.append(1.0 - 2.0 * (hashed & np.uint64(1)))
         size = len(texts) * self.dimensions
         total = np.bincount(np.concatenate(bins), np.concatenate(signs), minlength=size)

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from coreframe_text.hashing import Hashing
 
 from coreframe.errors import ArgumentError, ArgumentTypeError
+from coreframe_text.hashing import Hashing
 
 
 def by_hand(text: str, ngrams: tuple[int, int], dimensions: int) -> np.ndarray:

@@ -1,0 +1,252 @@
+"""The stored adapter: two small files that four lines of NumPy can read.
+
+``model.safetensors`` holds, for each side that is adapted, ``<side>.W`` (d_in, d_out), or the thin
+``<side>.A`` (d, r) and ``<side>.B`` (r, d) of a low-rank adapter, and maybe ``<side>.b`` (d_out,).
+``config.json`` says which. The map of a side is
+
+    y = x @ W + b            linear
+    y = x + scaling * (x @ A) @ B (+ b)    low_rank
+    y = x                    identity
+
+followed by division by the length of y when ``normalize`` is set. No code is stored or run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coreframe import checks
+from coreframe.backend import Array, device_of, namespace, to_numpy
+from coreframe.errors import ArgumentError, ArtefactError, OutputError
+from coreframe.similarity import Similarity
+
+FORMAT = "coreframe-adapter"
+VERSION = 1
+SIDES = ("query", "document")
+FORMS = {"identity": (), "linear": ("W",), "low_rank": ("A", "B")}
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The affine map of one side; arrays are NumPy float32."""
+
+    form: str = "identity"
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+    scaling: float = 1.0
+
+    def matrix(self, dimensions: int) -> tuple[Any, Any]:
+        """Return (W, b) in float64, b None if there is none."""
+        import numpy as np
+
+        a = {name: np.asarray(x, np.float64) for name, x in self.arrays.items()}
+        w = np.eye(dimensions) if self.form != "linear" else a["W"]
+        if self.form == "low_rank":
+            w = w + self.scaling * (a["A"] @ a["B"])
+        return w, a.get("b")
+
+    def apply(self, x: Array) -> Array:
+        xp, device = namespace(x=x), device_of(x)
+        a = {
+            name: xp.asarray(value, dtype=x.dtype, device=device)
+            for name, value in self.arrays.items()
+        }
+        y = x
+        if self.form == "linear":
+            y = x @ a["W"]
+        elif self.form == "low_rank":
+            y = x + self.scaling * ((x @ a["A"]) @ a["B"])
+        return y + a["b"] if "b" in a else y
+
+    def then(self, other: Side, dimensions: int) -> Side:
+        """Return the map of this side followed by another."""
+        import numpy as np
+
+        if self.form == "identity" and "b" not in self.arrays:
+            return other
+        if other.form == "identity" and "b" not in other.arrays:
+            return self
+        w1, b1 = self.matrix(dimensions)
+        w2, b2 = other.matrix(w1.shape[1])
+        bias = None if b1 is None else b1 @ w2
+        if b2 is not None:
+            bias = b2 if bias is None else bias + b2
+        arrays = {"W": (w1 @ w2).astype(np.float32)}
+        if bias is not None:
+            arrays["b"] = bias.astype(np.float32)
+        return Side("linear", arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedAdapter:
+    """An adapter for queries and documents, callable on arrays of any library.
+
+    ``adapter(x)`` adapts queries, ``adapter(x, side="document")`` documents; arrays come back in
+    the library, device and dtype they came in. A side that is not adapted only has its rows
+    brought to unit length, where ``normalize`` is set.
+    """
+
+    dimensions: int
+    sides: Mapping[str, Side] = field(default_factory=dict)
+    normalize: bool = True
+    similarity: str = "cosine"
+    base_model: str | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_identity(self) -> bool:
+        return all(self.side(name).form == "identity" for name in SIDES)
+
+    @property
+    def rebuilds_index(self) -> bool:
+        """Whether documents move too, so that their index must be built again."""
+        return self.side("document").form != "identity"
+
+    def side(self, name: str) -> Side:
+        if name not in SIDES:
+            raise ArgumentError(f"side must be 'query' or 'document', got {name!r}")
+        return self.sides.get(name, Side())
+
+    def __call__(self, x: Array, side: str = "query") -> Array:
+        own = self.side(side)
+        if getattr(x, "ndim", 0) == 1:
+            return self(x[None, :], side)[0, :]
+        x = checks.embeddings("x", x)
+        if x.shape[1] != self.dimensions:
+            raise ArgumentError(
+                f"x must have width {self.dimensions}, as the vectors this adapter was trained "
+                f"on, got {x.shape[1]}"
+            )
+        xp = namespace(x=x)
+        y = own.apply(x if xp.finfo(x.dtype).bits >= 32 else xp.astype(x, xp.float32))
+        if self.normalize:
+            y, _ = Similarity("cosine").prepare(y, None)
+        return y if y.dtype == x.dtype else xp.astype(y, x.dtype)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write model.safetensors and config.json; each file appears whole or not at all."""
+        from safetensors.numpy import save
+
+        target = make_folder(folder)
+        tensors, sides = {}, {}
+        for name in SIDES:
+            own = self.side(name)
+            tensors |= {f"{name}.{key}": to_numpy(x).copy() for key, x in own.arrays.items()}
+            sides[name] = {
+                "form": own.form,
+                "scaling": own.scaling,
+                "bias": "b" in own.arrays,
+                "rebuild_index": name == "document" and own.form != "identity",
+            }
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "dimensions": self.dimensions,
+            "similarity": self.similarity,
+            "normalize": self.normalize,
+            "base_model": self.base_model,
+            "sides": sides,
+            "notes": dict(self.notes),
+        }
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        write_file(target / "model.safetensors", save(tensors, {"coreframe": json.dumps(config)}))
+        write_file(target / "config.json", (text + "\n").encode())
+
+
+def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
+    """Load a stored adapter. Raises ArtefactError that names the file and what is wrong."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = Path(folder)
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(path / "model.safetensors")
+    except FileNotFoundError as error:
+        raise ArtefactError(
+            f"{path} is no stored adapter: {Path(error.filename or path).name} is missing"
+        ) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ArtefactError(f"the adapter in {path} cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ArtefactError(f"{path / 'config.json'} is not of the format {FORMAT!r}")
+    if config.get("version") != VERSION:
+        raise ArtefactError(
+            f"{path / 'config.json'} has format version {config.get('version')!r}; "
+            f"this coreframe reads version {VERSION}"
+        )
+    try:
+        dimensions = int(config["dimensions"])
+        sides = {}
+        wanted: dict[str, tuple[int | None, ...]] = {}
+        for name in SIDES:
+            own = config["sides"][name]
+            keys = (*FORMS[own["form"]], *(("b",) if own["bias"] else ()))
+            for key in keys:
+                # The first number of a W or an A, and the last of a B, is the width.
+                wanted[f"{name}.{key}"] = {"W": (dimensions, None), "A": (dimensions, None)}.get(
+                    key, (None, dimensions) if key == "B" else (None,)
+                )
+            sides[name] = Side(
+                own["form"], {key: tensors[f"{name}.{key}"] for key in keys}, float(own["scaling"])
+            )
+        adapter = TrainedAdapter(
+            dimensions,
+            sides,
+            bool(config["normalize"]),
+            str(config["similarity"]),
+            config.get("base_model"),
+            config.get("notes", {}),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(
+            f"the adapter in {path} is damaged: {type(error).__name__} {error}"
+        ) from None
+    for name, shape in wanted.items():
+        x = tensors[name]
+        fits = x.ndim == len(shape) and all(
+            b is None or a == b for a, b in zip(x.shape, shape, strict=True)
+        )
+        if not fits or x.dtype.kind != "f" or not np.isfinite(x).all():
+            raise ArtefactError(
+                f"the adapter in {path} is damaged: {name} is {x.dtype} {x.shape}, "
+                f"for dimensions {dimensions}"
+            )
+    return adapter
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder to write to, or raise OutputError."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from None
+    return path
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: to a temporary neighbour that is then renamed."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
+            temporary = file.name
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,189 @@
+"""Train, compare with the cheap baselines, and decide by evidence whether to promote anything.
+
+The candidates are the identity, the closed-form baselines and the trained adapter. The one that
+is best on dev is kept; the gate then asks the unseen test queries whether its gain over the base
+is proven. If it is not, nothing is promoted and the identity is what is stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coreframe import registry
+from coreframe.adapter import ClosedForm
+from coreframe.artefact import TrainedAdapter
+from coreframe.backend import choose_backend
+from coreframe.callbacks import Callback
+from coreframe.config import RunConfig
+from coreframe.data.pairs import Pairs
+from coreframe.errors import ArgumentError
+from coreframe.evaluation.compare import Comparison, paired
+from coreframe.evaluation.retrieval import Evaluation, evaluate
+from coreframe.trainer import Run, fit, solve
+
+BASELINES = ("whitening", "procrustes")
+SATURATED = 0.95
+FEW_PAIRS = 200
+FEW_TEST_QUERIES = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One row of the table: an adapter, what it costs to use, and how it does."""
+
+    name: str
+    adapter: TrainedAdapter
+    allowed: bool
+    """Whether the run's side permits it: with side="query" the index must stay as it is."""
+    dev: Mapping[str, float]
+    test: Evaluation
+    gain: Comparison
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The verdict: whether the gain over the base is proven on unseen queries."""
+
+    passed: bool
+    metric: str
+    minimum_gain: float
+    gain: float
+    low: float
+    high: float
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """All that a run found out."""
+
+    train: Pairs
+    dev: Pairs
+    test: Pairs
+    run: Run
+    start: str
+    candidates: Mapping[str, Candidate]
+    kept: str
+    """The candidate that is best on dev."""
+    gate: Gate
+    seconds: float
+
+    @property
+    def promoted(self) -> str:
+        """What is stored: the kept candidate if the gate passed, else "identity"."""
+        return self.kept if self.gate.passed else "identity"
+
+    @property
+    def adapter(self) -> TrainedAdapter:
+        return self.candidates[self.promoted].adapter
+
+    @property
+    def comparison(self) -> Comparison:
+        """The kept candidate against the base, on the test queries."""
+        return self.candidates[self.kept].gain
+
+
+def experiment(
+    train: Pairs,
+    dev: Pairs,
+    test: Pairs,
+    config: RunConfig,
+    *,
+    backend: str | None = None,
+    base_model: str | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Outcome:
+    """Train by a configuration, evaluate every candidate on dev and test, and pass the gate."""
+    started = time.perf_counter()
+    settings, metric = config.train, config.gate.metric
+    choice = choose_backend(backend or settings.backend, like=train.queries)
+    train, dev, test = (part.to(choice.backend) for part in (train, dev, test))
+    dimensions = int(train.queries.shape[1])
+    adapters = {"identity": TrainedAdapter(dimensions, base_model=base_model)}
+    solvers: dict[str, ClosedForm] = {}
+    for name in BASELINES:
+        solver = solvers[name] = registry.build("adapters", name)
+        adapters[name] = TrainedAdapter(dimensions, solve(solver, train), base_model=base_model)
+    scores = {name: evaluate(adapter, dev).mean() for name, adapter in adapters.items()}
+    start = _start(settings.start, settings.side, adapters, scores, metric)
+    run = fit(
+        train,
+        dev,
+        adapter=config.adapter,
+        loss=config.loss,
+        miner=config.miner,
+        optimizer=config.optimizer,
+        regularizers=config.regularizers,
+        side=settings.side,
+        start=solvers.get(start),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        max_grad_norm=settings.max_grad_norm,
+        metric=metric,
+        seed=settings.seed,
+        backend=backend or settings.backend,
+        base_model=base_model,
+        callbacks=callbacks,
+    )
+    adapters["trained"], scores["trained"] = run.adapter, run.dev
+
+    base = evaluate(None, test)
+    candidates = {}
+    for name, adapter in adapters.items():
+        found = base if name == "identity" else evaluate(adapter, test)
+        gain = paired(base, found, resamples=config.gate.resamples, seed=settings.seed)
+        allowed = settings.side == "both" or not adapter.rebuilds_index
+        candidates[name] = Candidate(name, adapter, allowed, scores[name], found, gain)
+    # The first of equals is kept: of two that are as good, the simpler one.
+    allowed_names = [name for name, c in candidates.items() if c.allowed]
+    kept = max(allowed_names, key=lambda name: candidates[name].dev[metric])
+    gate = _gate(candidates, kept, config, train, test)
+    seconds = time.perf_counter() - started
+    return Outcome(train, dev, test, run, start, candidates, kept, gate, seconds)
+
+
+def _start(
+    wanted: str,
+    side: str,
+    adapters: Mapping[str, TrainedAdapter],
+    scores: Mapping[str, Mapping[str, float]],
+    metric: str,
+) -> str:
+    """Return where training starts: the one asked for, or the best on dev that the side allows."""
+    possible = [n for n, a in adapters.items() if side == "both" or not a.rebuilds_index]
+    if wanted == "auto":
+        return max(possible, key=lambda name: scores[name][metric])
+    if wanted not in possible:
+        raise ArgumentError(
+            f"start={wanted!r} moves the documents, which side={side!r} leaves as they are; "
+            "use side='both', or start='procrustes'"
+        )
+    return wanted
+
+
+def _gate(
+    candidates: Mapping[str, Candidate], kept: str, config: RunConfig, train: Pairs, test: Pairs
+) -> Gate:
+    """Ask whether the whole interval of the gain lies above the minimum, and say why not."""
+    metric, minimum = config.gate.metric, config.gate.minimum_gain
+    g = candidates[kept].gain.gains[metric]
+    passed = kept != "identity" and g.low > minimum
+    numbers = f"{metric} {g.base:.3f} -> {g.adapted:.3f}, {g.gain:+.3f} [{g.low:+.3f}, {g.high:+.3f}]"
+    if passed:
+        return Gate(True, metric, minimum, g.gain, g.low, g.high, f"better: {numbers}")
+    base = candidates["identity"].dev["recall@10"]
+    if base >= SATURATED:
+        hint = f"base recall@10 is {base:.2f} on dev: there is little left to win"
+    elif len(train) < FEW_PAIRS:
+        hint = f"{len(train)} training queries are few: label more, some hundreds usually show"
+    elif len(test) < FEW_TEST_QUERIES:
+        hint = f"{len(test)} test queries leave a wide interval: hold out more of them"
+    elif kept == "identity":
+        hint = "nothing beat the base on dev: try a lower learning rate or side = 'both'"
+    else:
+        hint = "the pairs may say little that the base does not know: look at the worst queries"
+    reason = "no candidate beat the base on dev" if kept == "identity" else f"no proof: {numbers}"
+    return Gate(False, metric, minimum, g.gain, g.low, g.high, reason, hint)

@@ -1,0 +1,79 @@
+"""The array libraries that every numeric test runs on, and the summary that says which ran."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from support import LIBRARIES, Library, LibraryMissing
+
+settings.register_profile("coreframe", deadline=None, max_examples=20, derandomize=True)
+settings.load_profile("coreframe")
+
+RAN: pytest.StashKey[dict[str, int]] = pytest.StashKey()
+
+
+@functools.cache
+def open_library(name: str) -> Library | str:
+    """Return a library, or why it cannot run here."""
+    try:
+        return LIBRARIES[name]()
+    except LibraryMissing as reason:
+        return str(reason)
+
+
+def _open(name: str) -> Library:
+    found = open_library(name)
+    if isinstance(found, str):
+        pytest.skip(f"{name}: {found}")
+    return found
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(name, marks=pytest.mark.gpu if name == "cupy" else ()) for name in LIBRARIES
+    ],
+)
+def library(request: pytest.FixtureRequest) -> Library:
+    """Each array library and device in turn: see ``support.Library``."""
+    return _open(request.param)
+
+
+@pytest.fixture(scope="session")
+def on_numpy() -> Library:
+    """NumPy alone, for what does not depend on the library."""
+    return _open("numpy")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RAN] = dict.fromkeys(LIBRARIES, 0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Count the test for its library; a test that is skipped at set-up never gets here."""
+    name = getattr(getattr(item, "callspec", None), "params", {}).get("library")
+    if name is not None:
+        item.config.stash[RAN][name] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    counts = terminalreporter.config.stash[RAN]
+    if not any(counts.values()):
+        return
+    ran = [f"{name} ({count} tests)" for name, count in counts.items() if count]
+    left_out = []
+    for name, count in counts.items():
+        if not count:
+            found = open_library(name)
+            left_out.append(f"{name} ({found if isinstance(found, str) else 'not selected'})")
+    line = "coreframe backends that ran: " + ", ".join(ran)
+    terminalreporter.write_line(line + (f"; not run: {', '.join(left_out)}" if left_out else ""))
