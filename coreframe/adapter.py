@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from coreframe.backend import Array, Params
 
@@ -34,7 +34,7 @@ class Adapter(ABC):
 class ClosedForm(Adapter):
     """An adapter whose parameters are computed from data at once, and not trained by gradients."""
 
-    rebuilds_index: bool = True
+    rebuilds_index: ClassVar[bool] = True
     """Whether it moves the documents too, so that their index must be built again."""
 
     @abstractmethod

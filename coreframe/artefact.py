@@ -133,7 +133,8 @@ class TrainedAdapter:
         from safetensors.numpy import save
 
         target = make_folder(folder)
-        tensors, sides = {}, {}
+        tensors: dict[str, Any] = {}
+        sides = {}
         for name in SIDES:
             own = self.side(name)
             tensors |= {f"{name}.{key}": to_numpy(x).copy() for key, x in own.arrays.items()}
@@ -183,7 +184,7 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
         )
     try:
         dimensions = int(config["dimensions"])
-        sides = {}
+        sides: dict[str, Side] = {}
         wanted: dict[str, tuple[int | None, ...]] = {}
         for name in SIDES:
             own = config["sides"][name]

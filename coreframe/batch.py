@@ -87,7 +87,7 @@ def _bad_codes(name: str, dtype: Any) -> ArgumentTypeError:
 
 
 def _here(values: Any, part: slice, xp: Any, device: Any) -> Array:
-    return xp.asarray(values[part], device=device)
+    return xp.asarray(values[part, ...], device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,8 @@ class Aligned(Relation):
 @dataclass(frozen=True, eq=False)
 class SameLabel(Relation):
     """Equal labels are positives, other labels negatives. Without reference labels, the
-    references are the anchors themselves, and a row is no partner of its own."""
+    references are the anchors themselves, and a row is no partner of its own.
+    """
 
     labels: Any
     reference_labels: Any = None
@@ -199,7 +200,11 @@ class Listed(Relation):
             repeated.append(xp.any(before, axis=1, keepdims=True))
         real = real & ~xp.concat(repeated[: columns.shape[1]], axis=1)
         is_first = xp.arange(columns.shape[1], device=device)[None, :] < first.shape[1]
-        return xp.where(columns < 0, xp.zeros_like(columns), columns), real & is_first, real & ~is_first
+        return (
+            xp.where(columns < 0, xp.zeros_like(columns), columns),
+            real & is_first,
+            real & ~is_first,
+        )
 
     def transpose(self) -> Relation:
         def turned(rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
@@ -298,10 +303,13 @@ class Batch:
                 f"relation is for {self.relation.rows} anchors and {self.relation.columns} "
                 f"references, but there are {n} and {m}"
             )
-        dtypes = {str(x.dtype) for x in (self.anchors, self.references, self.negatives) if x is not None}
+        dtypes = {
+            str(x.dtype) for x in (self.anchors, self.references, self.negatives) if x is not None
+        }
         if len(dtypes) > 1:
             raise ArgumentTypeError(
-                f"anchors, references and negatives must share one dtype, got {', '.join(sorted(dtypes))}"
+                "anchors, references and negatives must share one dtype, "
+                f"got {', '.join(sorted(dtypes))}"
             )
 
     @classmethod

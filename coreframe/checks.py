@@ -10,7 +10,6 @@ import math
 import numbers
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from coreframe.backend import Array, device_of, namespace, on_host
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
@@ -35,6 +34,8 @@ def number(
     wanted = numbers.Integral if integer else numbers.Real
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise ArgumentTypeError(f"{where} must be {kind}, got {value!r}")
+    assert isinstance(value, numbers.Real)
+    value = float(value)
     bounds = []
     if above is not None:
         bounds.append((value > above, f"above {above:g}"))

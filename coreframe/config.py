@@ -215,13 +215,18 @@ _KINDS: dict[type, str] = {
 # Reading --------------------------------------------------------------------------------------
 
 
-def read(path: str | os.PathLike[str] | None = None, assignments: Sequence[str] = ()) -> RunConfig:
-    """Return the run that a TOML file describes (None: the default), with overrides applied.
+def read(
+    path: str | os.PathLike[str] | None = None,
+    assignments: Sequence[str] = (),
+    *,
+    default: str = DEFAULT,
+) -> RunConfig:
+    """Return the run that a TOML file describes (None: ``default``), with overrides applied.
 
     Raises ConfigError, which lists every mistake.
     """
     if path is None:
-        return parse(override(tomllib.loads(DEFAULT), assignments), source="the configuration")
+        return parse(override(tomllib.loads(default), assignments), source="the configuration")
     source = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -369,8 +374,8 @@ class _Reader:
 
     def losses(self, raw: Any) -> Any:
         """Return the one loss, or the sum of several; a weight also makes a sum."""
-        if raw == []:
-            return self.problem("losses must have at least one table under [[losses]]")
+        if not isinstance(raw, list) or not raw:
+            return self.problem(f"losses must be tables under [[losses]], got {_show(raw)}")
         losses = self.components(Loss, raw, "losses", besides="weight")
         weights = {
             i: self.value(float | Scheduler, table["weight"], f"losses[{i}].weight")
@@ -422,14 +427,10 @@ class _Reader:
             try:
                 built = cls(**arguments)
             except (TypeError, ValueError, ImportError) as error:
-                # "InfoNCE.temperature must be ..." becomes "losses[0].temperature must be ...".
-                text = str(error)
-                head = re.match(rf"(?:{cls.__name__}\.)?(\w+)", text)
-                name = head[1] if head and head[1] in known else None
+                text, name = _located(cls, str(error), path)
                 # A complaint that names a field with a mistake is only an echo of it.
-                if not any(re.search(rf"\b{other}\b", text) for other in wrong):
-                    where = f"{path}.{text[head.start(1) :]}" if head and name else f"{path}: {text}"
-                    self.problem(where + _array_hint(cls, text))
+                if not any(re.search(rf"\b{other}\b", str(error)) for other in wrong):
+                    self.problem(text + _array_hint(cls, text))
                 if name not in arguments:
                     break
                 del arguments[name]
@@ -444,10 +445,7 @@ class _Reader:
             try:
                 dataclasses.replace(optimizer, **rule.overrides, rules=())
             except (TypeError, ValueError) as error:
-                where, prefix = f"{path}.rules[{i}]", f"{type(optimizer).__name__}."
-                text = str(error)
-                inside = f".{text.removeprefix(prefix)}" if text.startswith(prefix) else f": {text}"
-                self.problem(where + inside)
+                self.problem(_located(type(optimizer), str(error), f"{path}.rules[{i}]")[0])
 
     def fields(self, cls: Any, table: Mapping[str, Any], path: str, title: str) -> dict[str, Any]:
         """Return the fields of a table that are right by their type."""
@@ -474,8 +472,6 @@ class _Reader:
             return self.problem(f"{path} must be {expected}, got {_show(raw)}")
         option = fitting[0]
         origin, arguments = typing.get_origin(option), typing.get_args(option)
-        if option is float:
-            return float(raw)
         if _base(option):
             return self.component(option, raw, path)
         if option is Rule:
@@ -485,7 +481,7 @@ class _Reader:
         if isinstance(raw, Mapping):
             inner = arguments[1] if arguments else Any
             mapped = {k: self.value(inner, x, f"{path}.{k}", owner) for k, x in raw.items()}
-            return _MISTAKE if _MISTAKE in mapped.values() else mapped
+            return _MISTAKE if any(x is _MISTAKE for x in mapped.values()) else mapped
         inner_types = _item_types(option, len(raw))
         items = [
             self.value(inner, x, f"{path}[{i}]", owner)
@@ -616,6 +612,17 @@ def _show(raw: Any) -> str:
     if isinstance(raw, bool):
         return str(raw).lower()
     return repr(raw) if isinstance(raw, (str, int, float)) else str(raw)
+
+
+def _located(cls: type, text: str, path: str) -> tuple[str, str]:
+    """Return a component's complaint with the path of the field in it, and the field or ''.
+
+    "InfoNCE.temperature must be above 0" becomes "losses[0].temperature must be above 0".
+    """
+    head = re.match(rf"(?:{cls.__name__}\.)?(\w+)", text)
+    if head and head[1] in _fields(cls):
+        return f"{path}.{text[head.start(1) :]}", head[1]
+    return f"{path}: {text}", ""
 
 
 def _array_hint(cls: type, text: str) -> str:

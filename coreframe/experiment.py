@@ -107,7 +107,9 @@ def experiment(
     for name in BASELINES:
         solver = solvers[name] = registry.build("adapters", name)
         adapters[name] = TrainedAdapter(dimensions, solve(solver, train), base_model=base_model)
-    scores = {name: evaluate(adapter, dev).mean() for name, adapter in adapters.items()}
+    scores: dict[str, Mapping[str, float]] = {
+        name: evaluate(adapter, dev).mean() for name, adapter in adapters.items()
+    }
     start = _start(settings.start, settings.side, adapters, scores, metric)
     run = fit(
         train,
@@ -171,7 +173,9 @@ def _gate(
     metric, minimum = config.gate.metric, config.gate.minimum_gain
     g = candidates[kept].gain.gains[metric]
     passed = kept != "identity" and g.low > minimum
-    numbers = f"{metric} {g.base:.3f} -> {g.adapted:.3f}, {g.gain:+.3f} [{g.low:+.3f}, {g.high:+.3f}]"
+    numbers = (
+        f"{metric} {g.base:.3f} -> {g.adapted:.3f}, {g.gain:+.3f} [{g.low:+.3f}, {g.high:+.3f}]"
+    )
     if passed:
         return Gate(True, metric, minimum, g.gain, g.low, g.high, f"better: {numbers}")
     base = candidates["identity"].dev["recall@10"]

@@ -67,9 +67,7 @@ class Loss(ABC):
         and shared negatives behind them) and negatives.
         """
         return self.value_and_grad(
-            self.batch(
-                anchors, positives, negatives, labels=labels, ids=ids, weights=weights
-            ),
+            self.batch(anchors, positives, negatives, labels=labels, ids=ids, weights=weights),
             params,
             wrt=wrt,
         )

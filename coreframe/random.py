@@ -21,9 +21,7 @@ def stream(seed: int, name: str, step: int = 0) -> Any:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def hash_keys(
-    seeds: tuple[int, int], rows: slice, columns: int, xp: Any, device: Any
-) -> Array:
+def hash_keys(seeds: tuple[int, int], rows: slice, columns: int, xp: Any, device: Any) -> Array:
     """Return uniform random keys in [0, 1), float32 (rows, columns), for one block of rows.
 
     The key of (row, column) depends on the seeds and on that pair alone, never on the blocks.

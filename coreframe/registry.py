@@ -113,7 +113,7 @@ def discover() -> list[Plugin]:
     found: dict[str, Plugin] = {}
     for entry_point in metadata.entry_points(group=GROUP):
         # The remains of a failed installation have neither name nor version.
-        about = entry_point.dist.metadata if entry_point.dist else {}
+        about: Any = entry_point.dist.metadata if entry_point.dist else {}
         name = re.sub(r"[-_.]+", "-", about.get("Name") or "unknown").lower()
         version = about.get("Version") or "?"
         plugin = Plugin(name, version, entry_point.name, entry_point.value)
@@ -273,9 +273,7 @@ class Registry:
             return matches[0]
         if matches:
             options = ", ".join(entry.qualified for entry in matches)
-            raise AmbiguousName(
-                f"{name!r} is offered by several plugins; write one of: {options}"
-            )
+            raise AmbiguousName(f"{name!r} is offered by several plugins; write one of: {options}")
         known = {entry.name for entry in entries} | {
             f"{entry.plugin.distribution}:{entry.name}" for entry in entries if owner
         }

@@ -20,9 +20,7 @@ class Regularizer(ABC):
     of: ClassVar[Literal["parameters", "embeddings"]] = "parameters"
 
     @abstractmethod
-    def value_and_grad(
-        self, arrays: Params, *, ids: Mapping[str, Any] | None = None
-    ) -> LossResult:
+    def value_and_grad(self, arrays: Params, *, ids: Mapping[str, Any] | None = None) -> LossResult:
         """Return the value, 0-d, and grads keyed like ``arrays``."""
 
     def begin(self, params: Mapping[str, Array]) -> Regularizer:

@@ -93,6 +93,13 @@ def _resolve(value: Any, progress: Progress, *, top: bool = False, integer: bool
     return value
 
 
+def plain(value: float | Scheduler) -> float:
+    """Return a hyperparameter as the number that it is in a resolved component."""
+    if isinstance(value, Scheduler):
+        raise ArgumentTypeError(f"{value!r} is scheduled; call coreframe.resolve first")
+    return value
+
+
 def _is_integer(annotation: Any) -> bool:
     words = str(annotation).replace("<class 'int'>", "int").replace("|", " ").split()
     return "int" in words and "float" not in words

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from coreframe.backend import Array, namespace
 
@@ -70,7 +69,7 @@ class Similarity:
         return namespace(u=u).sum(u * u, axis=-1)
 
     def finish(self, inner: Array, left: Array | None, right: Array | None) -> Array:
-        """Turn inner products into similarities; left and right are squared norms that broadcast."""
+        """Turn inner products into similarities; left and right, squared norms, broadcast."""
         if left is None or right is None:
             return inner
         xp = namespace(inner=inner)

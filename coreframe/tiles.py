@@ -50,9 +50,7 @@ class Plan:
     """Blocks that fit the budget together, whatever the number of threads."""
 
     @classmethod
-    def of(
-        cls, n: int, row_bytes: int, block_bytes: int = 0, budget: int = MEMORY_BUDGET
-    ) -> Plan:
+    def of(cls, n: int, row_bytes: int, block_bytes: int = 0, budget: int = MEMORY_BUDGET) -> Plan:
         """Plan n rows that cost row_bytes each, in blocks that cost block_bytes more each."""
         if budget < 1:
             raise ArgumentError(f"memory_budget must be at least 1 byte, got {budget}")
@@ -136,8 +134,10 @@ class Rows:
         device = device_of(self.left)
         u = self.left[rows, :]
         weights = None if self.weights is None else self.weights[rows]
-        shared = self._gather(u, rows, xp, device) if self.gathered else self._all(
-            u, rows, memory, xp, device
+        shared = (
+            self._gather(u, rows, xp, device)
+            if self.gathered
+            else self._all(u, rows, memory, xp, device)
         )
         similarities, positive, negative = shared.similarities, shared.positive, shared.negative
         own = None
@@ -158,7 +158,11 @@ class Rows:
         else:
             counted = xp.ones_like(counted)
 
-        w = xp.astype(counted, u.dtype) if weights is None else weights * xp.astype(counted, u.dtype)
+        w = (
+            xp.astype(counted, u.dtype)
+            if weights is None
+            else weights * xp.astype(counted, u.dtype)
+        )
         scale_grad = bias_grad = None
         factor = w
         if self.scale is not None:
@@ -167,7 +171,9 @@ class Rows:
             scale_grad = xp.sum(w * xp.sum(gradient * similarities, axis=1)) * self.scale
             factor = w * self.scale
         m = shared.similarities.shape[1]
-        d_left, d_right = shared.back(self.similarity.chain(gradient[:, :m], shared.similarities), factor)
+        d_left, d_right = shared.back(
+            self.similarity.chain(gradient[:, :m], shared.similarities), factor
+        )
         d_own = None
         if own is not None:
             more, d_own = own.back(self.similarity.chain(gradient[:, m:], own.similarities), factor)
@@ -214,9 +220,10 @@ class Rows:
         assert found is not None
         columns, positive, negative = found
         if self.self_pairs:
-            other = columns != xp.arange(
-                rows.start, rows.stop, dtype=columns.dtype, device=device
-            )[:, None]
+            other = (
+                columns
+                != xp.arange(rows.start, rows.stop, dtype=columns.dtype, device=device)[:, None]
+            )
             positive, negative = positive & other, negative & other
         shape = (*columns.shape, u.shape[1])
         flat = xp.reshape(columns, (-1,))
@@ -480,9 +487,12 @@ def similarity_rows(
     references = _as(batch.targets, dtype, xp)
     center = kind.center(references)
     right, _ = kind.prepare(references, center)
-    left = right if batch.references is None else kind.prepare(_as(batch.anchors, dtype, xp), center)[0]
-    n, d = left.shape
-    m = right.shape[0]
+    left = (
+        right
+        if batch.references is None
+        else kind.prepare(_as(batch.anchors, dtype, xp), center)[0]
+    )
+    n, m = left.shape[0], right.shape[0]
     rows = Rows(
         row_terms=_no_terms,
         similarity=kind,

@@ -229,7 +229,10 @@ class Trainer:
             for first in range(0, len(order), setup.batch_size):
                 chosen = self.examples[order[first : first + setup.batch_size]]
                 progress = Progress(
-                    step=step, steps=self.steps, samples=samples, epoch=epoch,
+                    step=step,
+                    steps=self.steps,
+                    samples=samples,
+                    epoch=epoch,
                     history=tuple(h[setup.metric] for h in self.history if setup.metric in h),
                 )
                 now = resolve(optimizer, progress)
@@ -278,7 +281,7 @@ class Trainer:
         progress: Progress,
     ) -> tuple[Array, dict[str, Array]]:
         """Return the value of a step and its gradients by parameter name."""
-        setup, xp = self.setup, self.xp
+        setup = self.setup
         own = _under("adapter", params)
         rng = stream(setup.seed, "adapter noise", progress.step)
         inputs = self._inputs(chosen)
@@ -352,7 +355,8 @@ class Trainer:
     ) -> bool:
         self.history.append({"step": step, "epoch": epoch, **values})
         status = Status(step, self.steps, epoch, self.setup.epochs, samples, values)
-        return any([bool(getattr(callback, event)(status)) for callback in self.callbacks])
+        asked = [getattr(callback, event)(status) for callback in self.callbacks]
+        return any(asked)
 
     def stored(self, params: Params) -> TrainedAdapter:
         """Return the start followed by the trained map, as an adapter that can be saved."""
@@ -385,7 +389,8 @@ def _examples(train: Pairs) -> Ints:
 
 def _relation(relevance: ListedRelevance, queries: Ints, documents: Ints) -> Relation:
     """Return who goes with whom in a batch: reference i is anchor i's, and any other document
-    that is right for the same query takes no part."""
+    that is right for the same query takes no part.
+    """
     n, m = len(queries), len(documents)
     if len(np.unique(relevance.pairs[:, 0])) == len(relevance.pairs):
         # One right document a query: a false negative is the same document again.

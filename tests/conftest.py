@@ -65,6 +65,16 @@ def pytest_runtest_call(item: pytest.Item) -> None:
         item.config.stash[RAN][name] += 1
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+    """Let the summary show one line, not one a test, for a library that is missing."""
+    report = yield
+    name = getattr(getattr(item, "callspec", None), "params", {}).get("library")
+    if name and report.skipped and report.when == "setup" and isinstance(open_library(name), str):
+        report.longrepr = (__file__, 0, f"Skipped: {name}: {open_library(name)}")
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     counts = terminalreporter.config.stash[RAN]
     if not any(counts.values()):

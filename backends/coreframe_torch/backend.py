@@ -45,7 +45,11 @@ class TorchBackend:
         if not isinstance(x, torch.Tensor):
             x = to_numpy(x)
             # torch warns of, and could write to, arrays that are read-only.
-            x = torch.from_numpy(x if x.flags.writeable else x.copy()) if x.shape else torch.tensor(x)
+            x = (
+                torch.from_numpy(x if x.flags.writeable else x.copy())
+                if x.shape
+                else torch.tensor(x)
+            )
         return x.detach().to(device=self._device, dtype=dtype)
 
     def to_numpy(self, x: Array, /) -> Any:

@@ -201,7 +201,9 @@ class Pairs:
         search the train rows.
         """
         if not (0 < dev < 1 and 0 < test < 1 and dev + test < 1):
-            raise ArgumentError(f"dev and test must be shares with a sum below 1, got {dev}, {test}")
+            raise ArgumentError(
+                f"dev and test must be shares with a sum below 1, got {dev}, {test}"
+            )
         q = len(self)
         group = self.groups
         if isinstance(self.relevance, ListedRelevance):
@@ -268,5 +270,3 @@ def _like(indices: Ints, x: Array) -> Array:
 
 def _rows(x: Array, rows: Ints) -> Array:
     return namespace(x=x).take(x, _like(rows, x), axis=0)
-
-

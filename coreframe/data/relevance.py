@@ -66,7 +66,8 @@ class ListedRelevance(Relevance):
 
     def hits(self, found: Ints) -> NDArray[np.bool_]:
         keys = np.arange(self.queries)[:, None] * self.documents + found
-        return np.isin(keys, self._keys, assume_unique=False) & (found >= 0)
+        right: NDArray[np.bool_] = np.isin(keys, self._keys)
+        return right & (found >= 0)
 
     def counts(self) -> Ints:
         return np.bincount(self.pairs[:, 0], minlength=self.queries).astype(np.int64)
@@ -95,7 +96,8 @@ class LabelRelevance(Relevance):
         return len(self.document_labels)
 
     def hits(self, found: Ints) -> NDArray[np.bool_]:
-        return (self.document_labels[found] == self.query_labels[:, None]) & (found >= 0)
+        same: NDArray[np.bool_] = self.document_labels[found] == self.query_labels[:, None]
+        return same & (found >= 0)
 
     def counts(self) -> Ints:
         values, sizes = np.unique(self.document_labels, return_counts=True)

@@ -77,7 +77,8 @@ def paired(
     base: Evaluation, adapted: Evaluation, *, resamples: int = RESAMPLES, seed: int = 42
 ) -> Comparison:
     """Compare two evaluations of the same queries: a paired bootstrap over queries (Efron &
-    Tibshirani 1993, percentile interval at 95%)."""
+    Tibshirani 1993, percentile interval at 95%).
+    """
     differences = {m: adapted.values[m] - base.values[m] for m in METRICS}
     means = _resampled(np.stack(list(differences.values())), resamples, seed)
     low, high = np.quantile(means, [0.025, 0.975], axis=1)
@@ -98,9 +99,7 @@ def paired(
     return Comparison(gains, base, adapted, len(base.first))
 
 
-def _resampled(
-    differences: NDArray[np.float64], resamples: int, seed: int
-) -> NDArray[np.float64]:
+def _resampled(differences: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
     """Return the means of ``resamples`` bootstrap samples of queries, (metrics, resamples)."""
     if resamples < 100:
         raise ArgumentError(f"resamples must be at least 100 for an interval, got {resamples}")

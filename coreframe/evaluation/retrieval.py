@@ -57,9 +57,7 @@ def evaluate(adapter: Map | None, pairs: Pairs, *, similarity: str = "cosine") -
     return Evaluation(*measure(found, pairs.relevance))
 
 
-def measure(
-    found: Ints, relevance: Relevance
-) -> tuple[dict[str, NDArray[np.float64]], Ints, Ints]:
+def measure(found: Ints, relevance: Relevance) -> tuple[dict[str, NDArray[np.float64]], Ints, Ints]:
     """Return METRICS of ranked lists (q, k), the lists, and the rank of the first hit."""
     hits = relevance.hits(found).astype(np.float64)
     counts = relevance.counts()
@@ -113,4 +111,5 @@ def search(queries: Array, documents: Array, k: int, *, similarity: str = "cosin
                 chosen = top_k(both[0], min(k, both[0].shape[1]))
                 best = tuple(xp.take_along_axis(x, chosen, axis=1) for x in both)
         blocks.append(best[1])
-    return to_numpy(xp.concat(blocks, axis=0)).astype(np.int64)
+    found: Ints = to_numpy(xp.concat(blocks, axis=0)).astype(np.int64)
+    return found

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from coreframe_adapters.linear import Linear
-
 from coreframe import checks
 from coreframe.adapter import ClosedForm, Pullback
 from coreframe.backend import Array, Params, namespace
+from coreframe_adapters.linear import Linear
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
 from coreframe.compose import Symmetric
 from coreframe.loss import LossResult, PairwiseLoss
-from coreframe.scheduler import Scheduler
+from coreframe.scheduler import Scheduler, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class InfoNCE(PairwiseLoss):
 
     For anchor i with positive p and z = (s - margin [on the positive]) / temperature:
 
-        l_ip = -log( exp z_ip / (exp z_ip + sum_{j negative} exp z_ij) ),   l_i = mean over p of l_ip
+        l_ip = -log(exp z_ip / (exp z_ip + sum_{j negative} exp z_ij)),   l_i = mean_p l_ip
 
     computed as softplus(logsumexp_negatives - z_ip), which keeps value and gradient exact on
     well-separated pairs, where the usual softmax loses them in float32. An anchor without
@@ -56,9 +56,10 @@ class InfoNCE(PairwiseLoss):
         self, similarities: Array, positive: Array, negative: Array
     ) -> tuple[Array, Array]:
         xp = namespace(similarities=similarities)
-        z = similarities / self.temperature
-        if self.margin:
-            z = z - xp.astype(positive, z.dtype) * (self.margin / self.temperature)
+        temperature, margin = plain(self.temperature), plain(self.margin)
+        z = similarities / temperature
+        if margin:
+            z = z - xp.astype(positive, z.dtype) * (margin / temperature)
         zero = xp.zeros_like(z)
         some = xp.any(negative, axis=1, keepdims=True)
         masked = xp.where(negative, z, xp.full_like(z, -xp.inf))
@@ -76,7 +77,7 @@ class InfoNCE(PairwiseLoss):
         losses = xp.sum(xp.where(positive, softplus, zero), axis=1) / count[:, 0]
         miss = xp.where(positive, miss, zero) / count
         spread = xp.sum(miss, axis=1, keepdims=True) / xp.where(some, total, xp.ones_like(total))
-        return losses, (shares * spread - miss) / self.temperature
+        return losses, (shares * spread - miss) / temperature
 
     def value_and_grad(
         self,

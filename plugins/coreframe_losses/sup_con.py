@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from coreframe import checks
 from coreframe.backend import Array, namespace
 from coreframe.loss import PairwiseLoss
-from coreframe.scheduler import Scheduler
+from coreframe.scheduler import Scheduler, plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupCon(PairwiseLoss):
     """Supervised contrastive loss, the form with the sum outside the logarithm.
 
-        l_i = logsumexp_{j positive or negative} z_ij - mean_{p positive} z_ip,   z = s / temperature
+        l_i = logsumexp_{j positive, negative} z_ij - mean_{p positive} z_ip,   z = s / temperature
 
     An anchor without a positive has no loss and does not count.
 
@@ -44,7 +44,8 @@ class SupCon(PairwiseLoss):
     ) -> tuple[Array, Array]:
         xp = namespace(similarities=similarities)
         used = positive | negative
-        z = similarities / self.temperature
+        temperature = plain(self.temperature)
+        z = similarities / temperature
         masked = xp.where(used, z, xp.full_like(z, -xp.inf))
         some = xp.any(used, axis=1, keepdims=True)
         top = xp.where(some, xp.max(masked, axis=1, keepdims=True), xp.zeros_like(z[:, :1]))
@@ -57,4 +58,4 @@ class SupCon(PairwiseLoss):
         # The mean over positives of (logsumexp - z), each difference taken before the sum.
         log_total = top + xp.log(total)
         losses = xp.sum(here * (log_total - z), axis=1)
-        return losses, (shares / total - here) / self.temperature
+        return losses, (shares / total - here) / temperature

@@ -60,9 +60,7 @@ class Triplet(PairwiseLoss):
     ) -> Batch:
         if positives is not None and negatives is not None and ids is None and labels is None:
             return Batch.triplets(anchors, positives, negatives, weights=weights)
-        return super().batch(
-            anchors, positives, negatives, labels=labels, ids=ids, weights=weights
-        )
+        return super().batch(anchors, positives, negatives, labels=labels, ids=ids, weights=weights)
 
     def row_terms(
         self, similarities: Array, positive: Array, negative: Array
@@ -89,7 +87,8 @@ def _hardest(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[A
 
 def _all(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
     """Sort positives by s and negatives by s + margin together; then a triplet is active where
-    the negative stands above the positive, and running sums count and add what is above."""
+    the negative stands above the positive, and running sums count and add what is above.
+    """
     xp = namespace(similarities=s)
     here, there = xp.astype(positive, s.dtype), xp.astype(negative, s.dtype)
     n_positive = xp.sum(here, axis=1, keepdims=True)
@@ -109,9 +108,7 @@ def _all(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array
     above_sum = moved(
         xp.cumulative_sum(sorted_there * moved(key, order, axis=1), axis=1), place, axis=1
     )
-    below = n_positive - moved(
-        xp.cumulative_sum(moved(here, order, axis=1), axis=1), place, axis=1
-    )
+    below = n_positive - moved(xp.cumulative_sum(moved(here, order, axis=1), axis=1), place, axis=1)
     losses = xp.sum(here * (above_sum - above * key), axis=1) * scale[:, 0]
     losses = xp.where(losses > 0, losses, xp.zeros_like(losses))
     return losses, (there * below - here * above) * scale
@@ -156,13 +153,10 @@ def _semi_hard(s: Array, positive: Array, negative: Array, margin: Any) -> tuple
 
 def _sorted(key: Array, first: Array) -> tuple[Array, Array]:
     """Return the falling order of each row, columns of ``first`` first among equals, and the
-    place of each column in it."""
+    place of each column in it.
+    """
     xp = namespace(key=key)
     lead = xp.argsort(xp.astype(first, xp.int32), axis=1, descending=True, stable=True)
-    by_key = xp.argsort(
-        xp.take_along_axis(key, lead, axis=1), axis=1, descending=True, stable=True
-    )
+    by_key = xp.argsort(xp.take_along_axis(key, lead, axis=1), axis=1, descending=True, stable=True)
     order = xp.take_along_axis(lead, by_key, axis=1)
     return order, xp.argsort(order, axis=1)
-
-

@@ -8,7 +8,7 @@ from typing import ClassVar
 from coreframe import checks
 from coreframe.backend import Array, namespace
 from coreframe.optimizer import Optimizer, Slots
-from coreframe.scheduler import Scheduler
+from coreframe.scheduler import Scheduler, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,13 @@ class AdamW(Optimizer):
         self, parameter: Array, gradient: Array, slots: Slots, count: int
     ) -> tuple[Array, Slots]:
         xp = namespace(parameter=parameter)
-        first = self.beta1 * slots["first_moment"] + (1 - self.beta1) * gradient
-        second = self.beta2 * slots["second_moment"] + (1 - self.beta2) * (gradient * gradient)
-        step_size = self.learning_rate / (1 - self.beta1**count)
-        root = xp.sqrt(second) / (1 - self.beta2**count) ** 0.5 + self.epsilon
-        decayed = parameter * (1 - self.learning_rate * self.weight_decay)
+        beta1, beta2 = plain(self.beta1), plain(self.beta2)
+        learning_rate = plain(self.learning_rate)
+        first = beta1 * slots["first_moment"] + (1 - beta1) * gradient
+        second = beta2 * slots["second_moment"] + (1 - beta2) * (gradient * gradient)
+        step_size = learning_rate / (1 - beta1**count)
+        root = xp.sqrt(second) / (1 - beta2**count) ** 0.5 + self.epsilon
+        decayed = parameter * (1 - learning_rate * plain(self.weight_decay))
         return decayed - step_size * first / root, {
             "first_moment": first,
             "second_moment": second,

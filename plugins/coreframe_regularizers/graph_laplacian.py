@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from coreframe import checks
-from coreframe.backend import Array, Params, device_of, namespace, to_numpy
+from coreframe.backend import Params, device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError
 from coreframe.ops import segment_sum
 from coreframe.regularizer import Regularizer
@@ -59,7 +59,9 @@ class GraphLaplacian(Regularizer):
             )
         if edges.size and edges.min() < 0:
             raise ArgumentError("GraphLaplacian.edges must name nodes from 0")
-        weights = np.ones(len(edges)) if self.weights is None else np.asarray(to_numpy(self.weights))
+        weights = (
+            np.ones(len(edges)) if self.weights is None else np.asarray(to_numpy(self.weights))
+        )
         if weights.shape != (len(edges),) or not (weights >= 0).all():
             raise ArgumentError(
                 f"GraphLaplacian.weights must be >= 0, one an edge ({len(edges)},), "
@@ -71,11 +73,10 @@ class GraphLaplacian(Regularizer):
         degree = np.bincount(edges.ravel(), weights=np.repeat(weights, 2), minlength=nodes)
         object.__setattr__(self, "_degree", degree)
 
-    def value_and_grad(
-        self, arrays: Params, *, ids: Mapping[str, Any] | None = None
-    ) -> LossResult:
+    def value_and_grad(self, arrays: Params, *, ids: Mapping[str, Any] | None = None) -> LossResult:
         """Return the term for arrays[on] (n, d); ids[on] (n,) are the rows' nodes, by
-        default 0..n-1, each at most once."""
+        default 0..n-1, each at most once.
+        """
         if self.on not in arrays:
             raise ArgumentError(
                 f"GraphLaplacian.on is {self.on!r}, but this batch has {', '.join(arrays)}"

@@ -9,7 +9,7 @@ from typing import Any
 from coreframe import checks
 from coreframe.backend import Array, Params, namespace
 from coreframe.regularizer import Regularizer
-from coreframe.scheduler import Scheduler
+from coreframe.scheduler import Scheduler, plain
 from coreframe.tiles import LossResult
 
 
@@ -40,14 +40,13 @@ class L2(Regularizer):
     def begin(self, params: Mapping[str, Array]) -> Regularizer:
         return replace(self, center=dict(params)) if self.toward == "start" else self
 
-    def value_and_grad(
-        self, arrays: Params, *, ids: Mapping[str, Any] | None = None
-    ) -> LossResult:
+    def value_and_grad(self, arrays: Params, *, ids: Mapping[str, Any] | None = None) -> LossResult:
+        strength = plain(self.strength)
         value: Array = 0.0
         grads: dict[str, Array] = {}
         for name, p in arrays.items():
             xp = namespace(**{name: p, "center": self.center.get(name)})
             away = p - self.center[name] if name in self.center else p
-            value = value + 0.5 * self.strength * xp.sum(away * away)
-            grads[name] = self.strength * away
+            value = value + 0.5 * strength * xp.sum(away * away)
+            grads[name] = strength * away
         return LossResult(value, grads)

@@ -223,7 +223,10 @@ def test_labels_and_aligned_relations_equal_their_masks(library, rng):
     for given_labels in (library.asarray(labels), labels, [f"class {i}" for i in labels]):
         batch = Batch.labelled(library.asarray(case.anchors), given_labels)
         assert_result(
-            library, SoftMargin().value_and_grad(batch), dense_loss(case, soft_margin, "cosine"), case
+            library,
+            SoftMargin().value_and_grad(batch),
+            dense_loss(case, soft_margin, "cosine"),
+            case,
         )
     case = random_case(rng, 15, 18, 4)
     batch = Batch.with_negatives(
@@ -247,7 +250,10 @@ def test_triplets(library, rng):
             library.asarray(case.anchors), library.asarray(case.references), library.asarray(own)
         )
         assert_result(
-            library, SoftMargin().value_and_grad(batch), dense_loss(case, soft_margin, "cosine"), case
+            library,
+            SoftMargin().value_and_grad(batch),
+            dense_loss(case, soft_margin, "cosine"),
+            case,
         )
 
 
@@ -377,6 +383,7 @@ def test_a_weight_of_zero_leaves_the_row_out(library, rng):
 def test_reductions_by_their_definitions(on_numpy, rng):
     case = random_case(rng, 14, 15, 4, weights=True)
     case.positive[3] = False  # a row without a defined loss
+    case.negative[:4] = False  # rows with a loss of 0
     batch = case.batch(on_numpy)
     results = {r: Hinge(reduction=r).value_and_grad(batch) for r in REDUCTIONS}
     losses, _ = hinge(*_masked_similarities(case))
@@ -421,13 +428,16 @@ def test_wrt_gives_only_what_is_asked_and_the_same(library, wrt, rng):
     case = random_case(rng, 9, 11, 4, 2, weights=True)
     for similarity in NAMES:
         loss = SoftMargin(similarity=similarity)
-        full, some = loss.value_and_grad(case.batch(library)), loss.value_and_grad(
-            case.batch(library), wrt=wrt
+        full, some = (
+            loss.value_and_grad(case.batch(library)),
+            loss.value_and_grad(case.batch(library), wrt=wrt),
         )
         assert sorted(some.grads) == sorted(wrt)
         assert_near(library.to_numpy(some.value), library.to_numpy(full.value), 1e-14)
         for name in wrt:
-            assert_near(library.to_numpy(some.grads[name]), library.to_numpy(full.grads[name]), 1e-14)
+            assert_near(
+                library.to_numpy(some.grads[name]), library.to_numpy(full.grads[name]), 1e-14
+            )
 
 
 def test_wrt_among_the_anchors_themselves(library, rng):

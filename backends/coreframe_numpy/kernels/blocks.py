@@ -34,7 +34,8 @@ class ReusedMemory(Memory):
 
 def block_loop(left: Array, rows: Rows) -> Totals:
     """Run the blocks on the pool. Every sum over blocks is added in block order, whatever the
-    number of threads; each block runs with one BLAS thread."""
+    number of threads; each block runs with one BLAS thread.
+    """
     slices = rows.slices
     if len(slices) == 1:
         return join([rows.block(slices[0], Memory())], np)

@@ -14,7 +14,8 @@ class SoftMargin(PairwiseLoss):
 
         l_i = mean_{p positive} softplus(-scale s_ip) + mean_{j negative} softplus(scale s_ij)
 
-    with softplus(z) = log(1 + exp z). An anchor without a positive has no loss, and one without negatives keeps the first term.
+    with softplus(z) = log(1 + exp z). An anchor without a positive has no loss; one without
+    negatives keeps the first term.
 
     Args:
         scale: > 0; how sharply a pair on the wrong side of 0 is punished.
