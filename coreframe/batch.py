@@ -14,8 +14,11 @@ from typing import Any
 from coreframe import checks
 from coreframe.backend import Array, device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError, ArgumentTypeError
+from coreframe.ops import segment_sum
 
 Tile = tuple[Array, Array]
+
+_FEW = 16  # listed partners up to which comparing each with all columns is the fastest
 
 
 class Relation(ABC):
@@ -178,10 +181,18 @@ class Listed(Relation):
 
         def mask(indices: Any) -> Array:
             here = _here(indices, rows, xp, device)
-            found = xp.zeros((here.shape[0], span.shape[1]), dtype=xp.bool, device=device)
-            for place in range(here.shape[1]):
-                found = found | (here[:, place][:, None] == span)
-            return found
+            r, c = here.shape[0], span.shape[1]
+            if here.shape[1] <= _FEW:
+                found = xp.zeros((r, c), dtype=xp.bool, device=device)
+                for place in range(here.shape[1]):
+                    found = found | (here[:, place][:, None] == span)
+                return found
+            inside = (here >= cols.start) & (here < cols.stop)
+            row = xp.arange(r, dtype=here.dtype, device=device)[:, None]
+            cell = xp.where(inside, row * c + here - cols.start, -xp.ones_like(here))
+            ones = xp.ones((r * here.shape[1], 1), dtype=xp.float32, device=device)
+            counts = segment_sum(ones, xp.reshape(cell, (-1,)), r * c)
+            return xp.reshape(counts, (r, c)) > 0
 
         positive = mask(self.positives)
         negative = ~positive if self.negatives is None else mask(self.negatives) & ~positive

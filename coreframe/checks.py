@@ -26,16 +26,17 @@ def number(
     integer: bool = False,
 ) -> None:
     """Check a numeric field of a component; a scheduler in its place is let through."""
-    value = getattr(owner, name)
-    if is_scheduler(value):
+    given = getattr(owner, name)
+    if is_scheduler(given):
         return
     where = f"{type(owner).__name__}.{name}"
-    kind = "an integer" if integer else "a number"
     wanted = numbers.Integral if integer else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, wanted):
-        raise ArgumentTypeError(f"{where} must be {kind}, got {value!r}")
-    assert isinstance(value, numbers.Real)
-    value = float(value)
+    if isinstance(given, bool) or not isinstance(given, wanted):
+        kind = "an integer" if integer else "a number"
+        raise ArgumentTypeError(f"{where} must be {kind}, got {given!r}")
+    value = float(given)  # type: ignore[arg-type]
+    if not math.isfinite(value):
+        raise ArgumentError(f"{where} must be finite, got {given!r}")
     bounds = []
     if above is not None:
         bounds.append((value > above, f"above {above:g}"))
@@ -45,9 +46,9 @@ def number(
         bounds.append((value < below, f"below {below:g}"))
     if maximum is not None:
         bounds.append((value <= maximum, f"at most {maximum:g}"))
-    if not math.isfinite(value) or not all(ok for ok, _ in bounds):
-        expected = " and ".join(text for _, text in bounds) or "finite"
-        raise ArgumentError(f"{where} must be {expected}, got {value!r}")
+    if not all(ok for ok, _ in bounds):
+        expected = " and ".join(text for _, text in bounds)
+        raise ArgumentError(f"{where} must be {expected}, got {given!r}")
 
 
 def choice(owner: object, name: str, options: Sequence[str]) -> None:

@@ -175,10 +175,8 @@ def _train(
     split = settings.data
     train, dev, test = pairs.split(split.dev, split.test, seed=settings.train.seed)
     _tell(options, f"data    {pairs}")
-    counts = " · ".join(
-        f"{len(p):,} {n}" for p, n in zip(parts, ("train", "dev", "test"), strict=True)
-    )
-    _tell(options, f"split   {counts} queries, by group; no text and no group on two sides")
+    counts = f"{len(train):,} train · {len(dev):,} dev · {len(test):,} test"
+    _tell(options, f"split   {counts} queries, by group: no text and no group on two sides")
     quiet = options["quiet"] or options["as_json"]
     callbacks = [] if quiet else [console.progress(verbose=options["verbose"])]
     outcome = experiment(train, dev, test, settings, base_model=base_model, callbacks=callbacks)

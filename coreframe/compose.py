@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coreframe import checks
 from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Aligned, Batch, Relation
 from coreframe.errors import ArgumentError
@@ -88,6 +90,9 @@ class WeightedSum(Loss):
             raise ArgumentError("WeightedSum.losses must name at least one loss")
         if unknown := set(self.weights) - set(self.losses):
             raise ArgumentError(f"WeightedSum.weights names {sorted(unknown)}, which are no losses")
+        for name, weight in self.weights.items():
+            if not checks.is_scheduler(weight) and not math.isfinite(weight):  # type: ignore[arg-type]
+                raise ArgumentError(f"WeightedSum.weights[{name!r}] must be finite, got {weight}")
 
     def init(self, rng: Any, dim: int) -> Params:
         return {

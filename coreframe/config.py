@@ -40,7 +40,7 @@ from coreframe.errors import (
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer, Rule
-from coreframe.registry import registry
+from coreframe.registry import BUILT_IN, registry
 from coreframe.regularizer import Regularizer
 from coreframe.scheduler import Scheduler
 
@@ -226,7 +226,7 @@ def read(
     Raises ConfigError, which lists every mistake.
     """
     if path is None:
-        return parse(override(tomllib.loads(default), assignments), source="the configuration")
+        return parse(override(_ours(tomllib.loads(default)), assignments), source="the configuration")
     source = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -303,10 +303,22 @@ def _complete(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Return the mapping with the tables that every run needs."""
     needed = {
         key: table
-        for key, table in tomllib.loads(DEFAULT).items()
+        for key, table in _ours(tomllib.loads(DEFAULT)).items()
         if key in ("embedder", "adapter", "losses", "optimizer")
     }
     return needed | dict(mapping)
+
+
+def _ours(value: Any) -> Any:
+    """Return a default with its components named as ours, whatever else offers their names."""
+    if isinstance(value, list):
+        return [_ours(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: f"{BUILT_IN}:{item}" if key in ("name", "scheduler") else _ours(item)
+        for key, item in value.items()
+    }
 
 
 def _toml_value(text: str) -> Any:

@@ -63,24 +63,27 @@ name = "hashing"
 
 [adapter]
 name = "linear"
+bias = true
 
 [[losses]]
 name = "info_nce"
 temperature = 0.05
 
+[miner]
+name = "hardest"
+k = 64
+
 [optimizer]
 name = "adamw"
 learning_rate = { scheduler = "warmup_cosine", peak = 5e-3 }
+weight_decay = 0.0
 
 [train]
 epochs = 30
 batch_size = 256
-side = "both"
-start = "auto"
-
-[gate]
-metric = "ndcg@10"
+side = "query"
+start = "identity"
 """
 """The demo as it runs by default; QUICK is the same with fewer epochs."""
 
-QUICK = SETTINGS.replace("epochs = 30", "epochs = 10")
+QUICK = SETTINGS.replace("epochs = 30", "epochs = 12")

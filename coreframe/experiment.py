@@ -110,26 +110,29 @@ def experiment(
     scores: dict[str, Mapping[str, float]] = {
         name: evaluate(adapter, dev).mean() for name, adapter in adapters.items()
     }
-    start = _start(settings.start, settings.side, adapters, scores, metric)
-    run = fit(
-        train,
-        dev,
-        adapter=config.adapter,
-        loss=config.loss,
-        miner=config.miner,
-        optimizer=config.optimizer,
-        regularizers=config.regularizers,
-        side=settings.side,
-        start=solvers.get(start),
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        max_grad_norm=settings.max_grad_norm,
-        metric=metric,
-        seed=settings.seed,
-        backend=backend or settings.backend,
-        base_model=base_model,
-        callbacks=callbacks,
-    )
+    runs = {}
+    for start in _starts(settings.start, settings.side, adapters, scores, metric):
+        runs[start] = fit(
+            train,
+            dev,
+            adapter=config.adapter,
+            loss=config.loss,
+            miner=config.miner,
+            optimizer=config.optimizer,
+            regularizers=config.regularizers,
+            side=settings.side,
+            start=solvers.get(start),
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            max_grad_norm=settings.max_grad_norm,
+            metric=metric,
+            seed=settings.seed,
+            backend=backend or settings.backend,
+            base_model=base_model,
+            callbacks=callbacks,
+        )
+    start = max(runs, key=lambda name: runs[name].dev[metric])
+    run = runs[start]
     adapters["trained"], scores["trained"] = run.adapter, run.dev
 
     base = evaluate(None, test)
@@ -147,23 +150,25 @@ def experiment(
     return Outcome(train, dev, test, run, start, candidates, kept, gate, seconds)
 
 
-def _start(
+def _starts(
     wanted: str,
     side: str,
     adapters: Mapping[str, TrainedAdapter],
     scores: Mapping[str, Mapping[str, float]],
     metric: str,
-) -> str:
-    """Return where training starts: the one asked for, or the best on dev that the side allows."""
+) -> list[str]:
+    """Return where training starts: where it is asked to, or, for "auto", from the identity and
+    from the baseline that is best on dev, if one beats the identity; the better run is kept."""
     possible = [n for n, a in adapters.items() if side == "both" or not a.rebuilds_index]
     if wanted == "auto":
-        return max(possible, key=lambda name: scores[name][metric])
+        best = max(possible, key=lambda name: scores[name][metric])
+        return ["identity"] if best == "identity" else ["identity", best]
     if wanted not in possible:
         raise ArgumentError(
             f"start={wanted!r} moves the documents, which side={side!r} leaves as they are; "
             "use side='both', or start='procrustes'"
         )
-    return wanted
+    return [wanted]
 
 
 def _gate(

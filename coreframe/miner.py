@@ -87,7 +87,7 @@ def with_negatives(batch: Batch, columns: Array) -> Relation:
     n, m = batch.relation.rows, batch.relation.columns
     if isinstance(batch.relation, Aligned):
         own = xp.arange(n, dtype=columns.dtype, device=device)[:, None]
-        return Listed(own, columns, m)
+        return Listed(xp.where(own < m, own, -xp.ones_like(own)), columns, m)
     listed = Listed(xp.zeros((n, 0), dtype=columns.dtype, device=device), columns, m)
     before = batch.relation
 

@@ -38,6 +38,7 @@ BLOCKS_AT_ONCE = 2
 _LARGEST_BLOCK = 512  # rows; taller blocks gain nothing
 _SMALLEST_BLOCK = 16  # rows; a matrix product over fewer is too slow to be worth the memory
 _FEWEST_BLOCKS = 8  # so that threads have something to share
+_GATHER = 32  # gathering l listed rows beats a product with all m from about m = 32 l
 _ARRAYS_A_PAIR = 8  # block-sized arrays alive at once in a plainly written row_terms
 
 

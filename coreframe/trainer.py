@@ -396,15 +396,8 @@ def _relation(relevance: ListedRelevance, queries: Ints, documents: Ints) -> Rel
         # One right document a query: a false negative is the same document again.
         own = documents[:n]
         return Aligned(n, m, own, documents)
-    right = relevance.take(queries) if len(set(queries.tolist())) == n else None
-    table = np.broadcast_to(documents, (n, m))
-    if right is not None:
-        also = right.hits(table)
-    else:
-        keys = queries[:, None] * relevance.documents + table
-        also = np.isin(keys, relevance.pairs[:, 0] * relevance.documents + relevance.pairs[:, 1])
-    positive = np.eye(n, m, dtype=bool)
-    return masked(positive, ~also)
+    also_right = relevance.contains(queries[:, None], documents[None, :])
+    return masked(np.eye(n, m, dtype=bool), ~also_right)
 
 
 def _clip(grads: Params, limit: float | None, xp: Any) -> tuple[dict[str, Array], Array]:

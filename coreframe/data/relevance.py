@@ -60,14 +60,16 @@ class ListedRelevance(Relevance):
             )
         return cls(np.unique(array.astype(np.int64), axis=0), queries, documents)
 
-    @property
-    def _keys(self) -> Ints:
-        return self.pairs[:, 0] * self.documents + self.pairs[:, 1]
+    def contains(self, queries: Ints, documents: Ints) -> NDArray[np.bool_]:
+        """Say of each query and document, which broadcast, whether they are a pair."""
+        known = self.pairs[:, 0] * self.documents + self.pairs[:, 1]  # sorted, as the pairs are
+        wanted = queries * self.documents + documents
+        place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+        found: NDArray[np.bool_] = known[place] == wanted
+        return found & (documents >= 0)
 
     def hits(self, found: Ints) -> NDArray[np.bool_]:
-        keys = np.arange(self.queries)[:, None] * self.documents + found
-        right: NDArray[np.bool_] = np.isin(keys, self._keys)
-        return right & (found >= 0)
+        return self.contains(np.arange(self.queries)[:, None], found)
 
     def counts(self) -> Ints:
         return np.bincount(self.pairs[:, 0], minlength=self.queries).astype(np.int64)

@@ -66,11 +66,16 @@ class Promise:
     problems: Callable[[Any], Iterator[str]]
 
     def check(self, subject: Any) -> Check:
-        """Run it on one component. An exception is a problem like any other."""
+        """Run it on one component. An exception is a problem like any other.
+
+        Warnings are one promise's matter, and silent in all others.
+        """
         found: list[str] = []
         remark = ""
         try:
-            found.extend(itertools.islice(self.problems(subject), MOST_PROBLEMS))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found.extend(itertools.islice(self.problems(subject), MOST_PROBLEMS))
         except NotApplicable as reason:
             remark = f"not checked: {reason}"
         except Exception as error:
@@ -103,15 +108,17 @@ def explain(error: BaseException) -> str:
 # Comparing ----------------------------------------------------------------------------------
 
 
-def difference(got: Any, expected: Any) -> float:
-    """Return the largest difference, relative to the largest expected value; inf if one is odd."""
+def difference(got: Any, expected: Any, scale: float = 1e-6) -> float:
+    """Return the largest difference, relative to the largest expected entry, or to ``scale`` if
+    that is larger; infinity if shapes differ, or what is finite.
+    """
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     if got.shape != expected.shape or not (np.isfinite(got) == np.isfinite(expected)).all():
         return float("inf")
     if got.size == 0:
         return 0.0
     finite = np.isfinite(expected)
-    scale = max(1e-6, float(np.abs(expected[finite]).max(initial=0.0)))
+    scale = max(scale, float(np.abs(expected[finite]).max(initial=0.0)))
     return float(np.abs(got[finite] - expected[finite]).max(initial=0.0)) / scale
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from coreframe import checks
 from coreframe.adapter import Adapter, Pullback
-from coreframe.backend import Array, Params, namespace
+from coreframe.backend import Array, Params, device_of, namespace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,5 +60,5 @@ class LowRank(Adapter):
     def matrix(self, params: Params) -> tuple[Array, Array | None]:
         a = params["A"]
         xp = namespace(A=a)
-        identity = xp.eye(a.shape[0], dtype=a.dtype, device=a.device)
+        identity = xp.eye(a.shape[0], dtype=a.dtype, device=device_of(a))
         return identity + self.scaling * (a @ params["B"]), None

@@ -12,26 +12,31 @@ from coreframe_adapters.linear import Linear
 
 @dataclass(frozen=True, kw_only=True)
 class Procrustes(ClosedForm):
-    """The orthogonal W that minimises |Q W - D|_F over row-aligned pairs: W = U V^T, where
-    U S V^T is the singular value decomposition of Q^T D.
+    """y = (x - mean of queries) W, with the orthogonal W that minimises |Q W - D|_F over
+    row-aligned pairs, both centred: W = U V^T, where U S V^T is the singular value decomposition
+    of Q^T D.
 
-    It moves queries only, so an index of documents stays as it is.
+    It moves queries only, so an index of documents stays as it is. (The shift between the means
+    would add the same number to all scores of a query, up to the documents' lengths.)
 
-    Parameters: W (d, d). References: Schönemann 1966.
+    Parameters: W (d, d), b (d,). References: Schönemann 1966; with centring, Gower 1975.
     """
 
     rebuilds_index: ClassVar[bool] = False
 
     def init(self, rng: Any, dim_in: int) -> Params:
-        return Linear().init(rng, dim_in)
+        return Linear(bias=True).init(rng, dim_in)
 
     def solve(self, queries: Array, documents: Array) -> Params:
         xp = namespace(queries=queries, documents=documents)
-        u, _, vh = xp.linalg.svd(xp.matrix_transpose(queries) @ documents, full_matrices=False)
-        return {"W": u @ vh}
+        mean = xp.mean(queries, axis=0)
+        product = xp.matrix_transpose(queries - mean) @ (documents - xp.mean(documents, axis=0))
+        u, _, vh = xp.linalg.svd(product, full_matrices=False)
+        w = u @ vh
+        return {"W": w, "b": -(mean @ w)}
 
     def forward(self, params: Params, x: Array, *, rng: Any = None) -> tuple[Array, Pullback]:
-        return Linear().forward(params, x)
+        return Linear(bias=True).forward(params, x)
 
     def matrix(self, params: Params) -> tuple[Array, Array | None]:
-        return Linear().matrix(params)
+        return Linear(bias=True).matrix(params)

@@ -14,9 +14,11 @@ from coreframe_adapters.linear import Linear
 @dataclass(frozen=True, kw_only=True)
 class Whitening(ClosedForm):
     """y = (x - mean) W with W = V diag(s + shrinkage mean(s))^(-1/2) V^T, where V diag(s) V^T is
-    the covariance of the documents (ZCA whitening, which turns the space as little as possible).
+    the covariance of queries and documents together (ZCA whitening, which turns the space as
+    little as possible).
 
-    It uses no labels, and moves both sides, so an index of documents has to be rebuilt.
+    It does not use which query goes with which document. It moves both sides, so an index of
+    documents has to be rebuilt.
 
     Args:
         shrinkage: > 0, how far the variances are pulled to their mean before they are levelled;
@@ -26,7 +28,7 @@ class Whitening(ClosedForm):
     arXiv 2103.15316 (for retrieval).
     """
 
-    shrinkage: float = 0.1
+    shrinkage: float = 0.5
 
     rebuilds_index: ClassVar[bool] = True
 
@@ -38,12 +40,13 @@ class Whitening(ClosedForm):
 
     def solve(self, queries: Array, documents: Array) -> Params:
         xp = namespace(queries=queries, documents=documents)
-        mean = xp.mean(documents, axis=0)
-        centred = documents - mean
-        covariance = xp.matrix_transpose(centred) @ centred / documents.shape[0]
+        vectors = xp.concat([queries, documents], axis=0)
+        mean = xp.mean(vectors, axis=0)
+        centred = vectors - mean
+        covariance = xp.matrix_transpose(centred) @ centred / vectors.shape[0]
         variances, directions = xp.linalg.eigh(covariance)
         level = xp.mean(variances)
-        level = xp.where(level > 0, level, xp.ones_like(level))  # all documents the same
+        level = xp.where(level > 0, level, xp.ones_like(level))  # all vectors the same
         floor = xp.where(variances > 0, variances, xp.zeros_like(variances))
         stretch = xp.sqrt(level) / xp.sqrt(floor + self.shrinkage * level)
         w = (directions * stretch[None, :]) @ xp.matrix_transpose(directions)

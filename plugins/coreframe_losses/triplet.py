@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coreframe import checks
-from coreframe.backend import Array, namespace
+from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
 from coreframe.loss import PairwiseLoss
 from coreframe.scheduler import Scheduler
@@ -72,7 +72,7 @@ class Triplet(PairwiseLoss):
 def _hardest(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
     xp = namespace(similarities=s)
     both = xp.any(positive, axis=1) & xp.any(negative, axis=1)
-    columns = xp.arange(s.shape[1], device=s.device)[None, :]
+    columns = xp.arange(s.shape[1], device=device_of(s))[None, :]
     big = xp.finfo(s.dtype).max  # finite, since argmax with infinities is unreliable on CuPy
     far = xp.argmax(xp.where(positive, -s, xp.full_like(s, -big)), axis=1, keepdims=True)
     near = xp.argmax(xp.where(negative, s, xp.full_like(s, -big)), axis=1, keepdims=True)
@@ -145,7 +145,7 @@ def _semi_hard(s: Array, positive: Array, negative: Array, margin: Any) -> tuple
     behind = xp.sum(active, axis=1, keepdims=True) - xp.max(
         xp.where(negative, chosen, zero), axis=1, keepdims=True
     )
-    position = xp.arange(s.shape[1], dtype=s.dtype, device=s.device)[None, :]
+    position = xp.arange(s.shape[1], dtype=s.dtype, device=device_of(s))[None, :]
     count = xp.where(position == n_negative - 1, count + behind, count)
     count = xp.where(negative, moved(count, place_n, axis=1), zero)
     return losses, (count - active) * scale

@@ -108,7 +108,7 @@ def test_a_missing_column(names: str, given: dict[str, str], expected: str) -> N
 def test_an_unknown_role() -> None:
     with pytest.raises(ArgumentError) as caught:
         column_roles(["a", "b"], {"anchr": "a"})
-    assert str(caught.value) == "columns has no role 'anchr'. Did you mean 'anchor'?"
+    assert str(caught.value) == "columns has no role 'anchr'. Did you mean 'anchor' or 'anchor_id'?"
 
 
 # JSON lines

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coreframe import PairwiseLoss, Scheduler, checks, namespace
-from coreframe.backend import Array
+from coreframe import checks
+from coreframe.backend import Array, namespace
+from coreframe.loss import PairwiseLoss
+from coreframe.scheduler import Scheduler, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +41,14 @@ class SoftMargin(PairwiseLoss):
         self, similarities: Array, positive: Array, negative: Array
     ) -> tuple[Array, Array]:
         xp = namespace(similarities=similarities)
-        losses, grads = 0.0, 0.0
-        for mask, sign in ((positive, -1.0), (negative, 1.0)):
+        losses: Array = 0.0
+        grads: Array = 0.0
+        for mask, scale in ((positive, -plain(self.scale)), (negative, plain(self.scale))):
             share = xp.astype(mask, similarities.dtype)
             count = xp.sum(share, axis=1, keepdims=True)
             share = share / xp.where(count > 0, count, xp.ones_like(count))
-            z = sign * self.scale * similarities
+            z = scale * similarities
             softplus = xp.logaddexp(z, xp.zeros_like(z))
             losses = losses + xp.sum(share * softplus, axis=1)
-            grads = grads + share * (sign * self.scale) * xp.exp(z - softplus)
+            grads = grads + scale * share * xp.exp(z - softplus)
         return losses, grads

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coreframe import Batch, Miner, Relation, Scheduler, checks, namespace
-from coreframe.backend import Array
+from coreframe import checks
+from coreframe.backend import Array, namespace
+from coreframe.batch import Batch, Relation
 from coreframe.errors import ArgumentError
-from coreframe.miner import similarity_rows, with_negatives
+from coreframe.miner import Miner, similarity_rows, with_negatives
 from coreframe.ops import top_k
-from coreframe.scheduler import require_resolved
+from coreframe.scheduler import Scheduler, plain, require_resolved
 from coreframe.similarity import NAMES
 
 
@@ -41,22 +42,23 @@ class Threshold(Miner):
         checks.number(self, "lowest")
         checks.number(self, "highest")
         checks.choice(self, "similarity", NAMES)
-        scheduled = checks.is_scheduler(self.lowest) or checks.is_scheduler(self.highest)
-        if not scheduled and self.lowest >= self.highest:
+        scheduled = isinstance(self.lowest, Scheduler) or isinstance(self.highest, Scheduler)
+        if not scheduled and plain(self.lowest) >= plain(self.highest):
             raise ArgumentError(
                 f"Threshold.lowest must be below highest, got {self.lowest} and {self.highest}"
             )
 
     def mine(self, batch: Batch, *, rng: Any) -> Relation:
         require_resolved(self)
+        assert isinstance(self.k, int)
         return with_negatives(batch, self.choose(batch, self.k, rng=rng))
 
     def choose(self, batch: Batch, k: int, *, rng: Any) -> Array:
         xp = namespace(anchors=batch.anchors)
+        lowest, highest = plain(self.lowest), plain(self.highest)
         chosen = []
         for _, similarities, _, negative in similarity_rows(batch, self.similarity):
-            in_band = (similarities >= self.lowest) & (similarities <= self.highest)
-            kept = negative & in_band
+            kept = negative & (similarities >= lowest) & (similarities <= highest)
             least = xp.full_like(similarities, xp.finfo(similarities.dtype).min)
             columns = top_k(xp.where(kept, similarities, least), min(k, kept.shape[1]))
             real = xp.take_along_axis(kept, columns, axis=1)

@@ -1,0 +1,314 @@
+"""The registry: what it takes from plugins, what it refuses, and what it says."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+
+import pytest
+
+from coreframe import build, registry
+from coreframe.errors import (
+    AmbiguousName,
+    ArgumentError,
+    PluginError,
+    PluginWarning,
+    UnknownName,
+)
+
+LOSS = """
+@hookimpl
+def coreframe_losses():
+    return {{{table}}}
+"""
+
+
+def loss_table(table: str) -> str:
+    return LOSS.format(table=table)
+
+
+def entries(kind: str = "losses") -> list[str]:
+    return [entry.qualified for entry in registry.registry().entries(kind)]
+
+
+def plugin(key: str) -> registry.Plugin:
+    return next(p for p in registry.registry().plugins if p.key == key)
+
+
+def refused(key: str, kind: str = "losses") -> str:
+    """Ask for a kind, expect one warning, which names the plugin, and return what it says."""
+    with pytest.warns(PluginWarning) as caught:
+        found = entries(kind)
+    assert len(caught) == 1
+    assert found == entries(kind)  # without a second warning
+    assert not [name for name in found if name.startswith(key)]
+    start = f"plugin {key} 1.0 was left out: "
+    message = str(caught[0].message)
+    assert message.startswith(start)
+    assert plugin(key).state == "failed"
+    assert plugin(key).kinds == []
+    assert "coreframe-ml/coreframe_losses:info_nce" in entries()
+    return message.removeprefix(start)
+
+
+# Taken and refused --------------------------------------------------------------------------
+
+
+def test_a_table_is_taken(write_plugin) -> None:
+    key = write_plugin("acme", loss_table('"one": "acme:One", "two": "acme.two:Two"'))
+    assert entries()[-2:] == [f"{key}:one", f"{key}:two"]
+    assert plugin(key).state == "loaded"
+    assert plugin(key).kinds == ["losses"]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (loss_table('"Soft Margin": "acme:One"'), "'Soft Margin' is not a name (a-z, 0-9 and _)"),
+        (loss_table('"one:two": "acme:One"'), "'one:two' is not a name"),
+        (loss_table('3: "acme:One"'), "3 is not a name"),
+        (loss_table('"one": "acme.One"'), "'acme.One' is not 'package.module:attribute'"),
+        (loss_table('"one": int'), "<class 'int'> is not 'package.module:attribute'"),
+        (
+            "@hookimpl\ndef coreframe_losses(): return ['acme:One']",
+            "coreframe_losses must return a mapping, got list",
+        ),
+        ("@hookimpl\ndef coreframe_losses(): 1 / 0", "ZeroDivisionError: division by zero (acme."),
+        ("def coreframe_losses(): return {}", "it implements no hook; is the decorator @hookimpl"),
+        (
+            "@hookimpl\ndef coreframe_loses(): return {}",
+            "unknown hook 'coreframe_loses'. Did you mean 'coreframe_losses'?",
+        ),
+        (
+            "@hookimpl\ndef coreframe_kernel(): return {}",
+            "unknown hook 'coreframe_kernel'. Did you mean 'coreframe_kernels'?",
+        ),
+        ("@hookimpl\ndef xyz(): return {}", "unknown hook 'xyz'. Known: coreframe_losses, corefr"),
+        ("@hookimpl\ndef coreframe_losses(name): return {}", "PluginValidationError"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3 (acme.py:3)"),
+        ("raise RuntimeError", "RuntimeError:  (acme.py:2)"),
+        ("def broken(:", "SyntaxError: invalid syntax (acme.py, line 2)"),
+    ],
+)
+def test_what_is_wrong_is_said(write_plugin, source: str, words: str) -> None:
+    assert words in refused(write_plugin("acme", source))
+
+
+def test_a_hook_may_take_fewer_arguments_than_it_is_offered(write_plugin) -> None:
+    write_plugin("acme", "@hookimpl\ndef coreframe_kernels(): return {'mine': 'acme:mine'}")
+    assert registry.registry().kernels("numpy")["mine"] == "acme:mine"
+
+
+def test_a_kernel_may_be_keyed_by_a_class(write_plugin) -> None:
+    write_plugin("acme", "@hookimpl\ndef coreframe_kernels(backend): return {'a.b:C': 'acme:c'}")
+    assert registry.registry().kernels("numpy")["a.b:C"] == "acme:c"
+
+
+def test_a_hook_of_a_later_version_may_be_marked_optional(write_plugin) -> None:
+    key = write_plugin(
+        "acme",
+        "@hookimpl(optionalhook=True)\ndef coreframe_future(): return {}\n"
+        + loss_table('"one": "acme:One"'),
+    )
+    assert f"{key}:one" in entries()
+
+
+def test_a_plugin_is_in_or_out_as_a_whole(write_plugin) -> None:
+    key = write_plugin(
+        "acme", loss_table('"one": "acme:One"') + "@hookimpl\ndef coreframe_miners(): 1 / 0"
+    )
+    assert f"{key}:one" in entries()
+    refused(key, "miners")
+    assert f"{key}:one" not in entries()
+
+
+def test_two_plugins_may_give_their_entry_point_one_name(write_plugin) -> None:
+    """Even that of our own: pluggy's loader would drop the later one without a word."""
+    write_plugin("acme", loss_table('"one": "acme:One"'), entry="coreframe_losses")
+    write_plugin("other", loss_table('"two": "other:Two"'), entry="coreframe_losses")
+    found = entries()
+    assert "acme/coreframe_losses:one" in found
+    assert "other/coreframe_losses:two" in found
+    assert "coreframe-ml/coreframe_losses:info_nce" in found
+
+
+def test_the_remains_of_a_failed_installation_do_no_harm(write_plugin) -> None:
+    write_plugin("acme", loss_table('"one": "acme:One"'), metadata=False)
+    assert "unknown/acme:one" in entries()
+
+
+def test_an_interrupt_is_passed_on(write_plugin) -> None:
+    write_plugin("acme", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        registry.registry()
+
+
+def test_a_slow_import_is_named(write_plugin, monkeypatch) -> None:
+    monkeypatch.setattr(registry, "SLOW_IMPORT_SECONDS", 0.2)
+    key = write_plugin("acme", "import time\ntime.sleep(0.3)" + loss_table('"one": "acme:One"'))
+    with pytest.warns(PluginWarning, match=f"plugin {key} 1.0 took 0.. s to import; COREFRAME_PL"):
+        registry.registry()
+    assert f"{key}:one" in entries()
+
+
+# Settings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "on"),
+    [
+        (None, {"acme", "other"}),
+        ("", set()),
+        ("none", set()),
+        ("acme", {"acme"}),
+        (" acme , other ", {"acme", "other"}),
+        ("acme/acme", {"acme"}),
+        ("-acme", {"other"}),
+        ("-acme/acme", {"other"}),
+        ("-acme,-other", set()),
+        ("acme,-other", {"acme"}),
+    ],
+)
+def test_the_variable_chooses_plugins(write_plugin, monkeypatch, setting, on) -> None:
+    write_plugin("acme", loss_table('"one": "acme:One"'))
+    write_plugin("other", loss_table('"one": "other:One"'))
+    if setting is not None:
+        monkeypatch.setenv("COREFRAME_PLUGINS", setting)
+    found = [p for p in registry.registry().plugins if p.state == "loaded"]
+    assert {p.distribution for p in found} == on | {"coreframe-ml"}
+    assert all(p.state in ("loaded", "off") for p in registry.registry().plugins)
+    assert ("acme" in sys.modules) is ("acme" in on)  # what is off is not even imported
+
+
+def test_a_built_in_plugin_can_be_switched_off_by_its_name(write_plugin, monkeypatch) -> None:
+    monkeypatch.setenv("COREFRAME_PLUGINS", "-coreframe_miners")
+    assert entries("miners") == []
+    assert entries("losses")
+
+
+def test_a_misspelt_name_in_the_variable_is_said(write_plugin, monkeypatch) -> None:
+    write_plugin("acme", loss_table('"one": "acme:One"'))
+    monkeypatch.setenv("COREFRAME_PLUGINS", "-acm")
+    with pytest.warns(PluginWarning, match="names 'acm', which is not installed. Did you mean"):
+        registry.registry()
+
+
+@pytest.mark.parametrize("source", ["import nowhere", "@hookimpl\ndef coreframe_losses(): 1 / 0"])
+def test_strict_raises(write_plugin, monkeypatch, source: str) -> None:
+    write_plugin("acme", source)
+    monkeypatch.setenv("COREFRAME_STRICT", "1")
+    with pytest.raises(PluginError, match=r"plugin acme/acme 1\.0 was left out: "):
+        entries()
+
+
+# Names --------------------------------------------------------------------------------------
+
+
+def test_a_name_offered_twice_is_an_error_only_when_it_is_used(write_plugin) -> None:
+    write_plugin("acme", loss_table('"info_nce": "acme:One", "one": "coreframe:Mined"'))
+    assert len(entries()) == len(set(entries()))
+    assert registry.registry().find("losses", "one").name == "one"
+    with pytest.raises(AmbiguousName) as caught:
+        build("losses", "info_nce")
+    assert str(caught.value) == (
+        "'info_nce' is offered by several plugins; write one of: "
+        "coreframe-ml/coreframe_losses:info_nce, acme/acme:info_nce"
+    )
+    for name in ("coreframe-ml:info_nce", "coreframe-ml/coreframe_losses:info_nce"):
+        assert build("losses", name, temperature=0.2).temperature == 0.2
+    assert registry.registry().find("losses", "acme:info_nce").target == "acme:One"
+
+
+def test_the_qualified_name_works_without_a_clash(write_plugin) -> None:
+    assert type(build("losses", "coreframe-ml:info_nce")).__name__ == "InfoNCE"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("info_nec", "no loss is named 'info_nec'. Did you mean 'info_nce'?"),
+        ("coreframe-ml:info_nec", "Did you mean 'coreframe-ml:info_nce'"),
+        ("zzz", "no loss is named 'zzz'. Known: info_nce, "),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_ones(write_plugin, name: str, words: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        build("losses", name)
+    assert words in str(caught.value)
+
+
+def test_an_unknown_name_tells_of_plugins_that_failed(write_plugin) -> None:
+    write_plugin("acme", "import nowhere")
+    with (
+        pytest.warns(PluginWarning),
+        pytest.raises(UnknownName, match=r"\(Left out because they failed: acme/acme\.\)"),
+    ):
+        build("losses", "one")
+
+
+def test_an_unknown_kind_gets_the_nearest_one(write_plugin) -> None:
+    with pytest.raises(UnknownName, match=r"no kind of component 'loses'\. Did you mean 'losses'"):
+        build("loses", "info_nce")
+
+
+def test_an_error_on_import_says_whose_it_is(write_plugin) -> None:
+    write_plugin("acme", loss_table('"one": "acme:One"'))
+    with pytest.raises(ImportError, match="module 'acme' has no attribute 'One'") as caught:
+        build("losses", "one")
+    assert caught.value.__notes__ == ["while loading 'one' (acme:One) of acme 1.0"]
+
+
+def test_unknown_and_missing_parameters_are_named(write_plugin) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        build("losses", "info_nce", temprature=0.1, width=3)
+    assert "info_nce takes no parameter 'temprature'. Did you mean 'temperature'?" in str(
+        caught.value
+    )
+    assert "info_nce takes no parameter 'width'. It takes: " in str(caught.value)
+    with pytest.raises(ArgumentError, match="constant needs 'value'"):
+        build("schedulers", "constant")
+
+
+# Kernels and threads ------------------------------------------------------------------------
+
+
+def test_kernels_of_others_come_with_the_first_use_of_the_registry(write_plugin) -> None:
+    write_plugin("acme", "@hookimpl\ndef coreframe_kernels(backend): return {'mine': 'acme:top'}")
+    assert "mine" not in registry.kernel_table("numpy")
+    assert "acme" not in sys.modules
+    registry.registry()
+    assert registry.kernel_table("numpy")["mine"] == "acme:top"
+
+
+def test_our_own_kernels_come_first(write_plugin) -> None:
+    ours = dict(registry.kernel_table("numpy"))
+    write_plugin(
+        "acme",
+        f"@hookimpl\ndef coreframe_kernels(backend): return dict.fromkeys({list(ours)}, 'acme:x')",
+    )
+    registry.reset()
+    assert registry.registry().kernels("numpy") == ours
+
+
+def test_many_threads_get_one_registry(write_plugin) -> None:
+    """Each plugin is imported once, and a broken one warned of once."""
+    write_plugin("acme", "import time\ntime.sleep(0.05)\nraise RuntimeError('no')")
+    start = threading.Barrier(16)
+    found: list[tuple[int, int]] = []
+
+    def ask() -> None:
+        start.wait()
+        one = registry.registry()
+        found.append((id(one), len(one.entries("losses"))))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        threads = [threading.Thread(target=ask) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 16
+    assert len(set(found)) == 1
+    assert len(caught) == 1
