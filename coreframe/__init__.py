@@ -6,7 +6,38 @@ Importing this package imports no array library: every public name is loaded whe
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers see of the lazy names below
+    from coreframe.adapter import Adapter as Adapter, ClosedForm as ClosedForm
+    from coreframe.artefact import load as load
+    from coreframe.backend import (
+        Backend as Backend,
+        get_backend as get_backend,
+        namespace as namespace,
+    )
+    from coreframe.batch import (
+        Batch as Batch,
+        Listed as Listed,
+        Masked as Masked,
+        Relation as Relation,
+        SameLabel as SameLabel,
+    )
+    from coreframe.callbacks import Callback as Callback
+    from coreframe.compose import Mined as Mined, Symmetric as Symmetric, WeightedSum as WeightedSum
+    from coreframe.data.pairs import Pairs as Pairs
+    from coreframe.embedder import Embedder as Embedder
+    from coreframe.evaluation.compare import compare as compare
+    from coreframe.evaluation.retrieval import evaluate as evaluate
+    from coreframe.loss import Loss as Loss, LossResult as LossResult, PairwiseLoss as PairwiseLoss
+    from coreframe.miner import Miner as Miner
+    from coreframe.optimizer import Optimizer as Optimizer, Rule as Rule
+    from coreframe.plugin import hookimpl as hookimpl
+    from coreframe.registry import build as build
+    from coreframe.regularizer import Regularizer as Regularizer
+    from coreframe.scheduler import Progress as Progress, Scheduler as Scheduler, resolve as resolve
+    from coreframe.tiles import pairwise as pairwise
+    from coreframe.trainer import fit as fit
 
 __version__ = "0.1.0"
 

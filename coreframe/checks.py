@@ -34,7 +34,7 @@ def number(
     if isinstance(given, bool) or not isinstance(given, wanted):
         kind = "an integer" if integer else "a number"
         raise ArgumentTypeError(f"{where} must be {kind}, got {given!r}")
-    value = float(given)  # type: ignore[arg-type]
+    value = float(given)
     if not math.isfinite(value):
         raise ArgumentError(f"{where} must be finite, got {given!r}")
     bounds = []

@@ -23,6 +23,7 @@ from coreframe.errors import (
     DataError,
     MissingExtra,
     OutputError,
+    PluginError,
     PluginWarning,
 )
 from coreframe.plugin import KINDS
@@ -53,7 +54,7 @@ def run(arguments: list[str] | None = None) -> int:
             click.echo(f"error: {error}", err=True)
             if isinstance(error, DataError):
                 return BAD_DATA
-            return FAILED if isinstance(error, OutputError | MissingExtra) else USAGE
+            return FAILED if isinstance(error, OutputError | MissingExtra | PluginError) else USAGE
 
 
 def _show_warning(message: Warning | str, *rest: Any) -> None:

@@ -108,8 +108,11 @@ def _is_integer(annotation: Any) -> bool:
 def require_resolved(component: object) -> None:
     """Raise ArgumentTypeError, naming the field, if a component still holds a scheduler."""
     for f in dataclasses.fields(component):  # type: ignore[arg-type]
-        if isinstance(getattr(component, f.name), Scheduler):
-            raise ArgumentTypeError(
-                f"{type(component).__name__}.{f.name} is scheduled; "
-                "call coreframe.resolve(component, progress) first (the trainer does it every step)"
-            )
+        value = getattr(component, f.name)
+        inside = value.items() if isinstance(value, Mapping) else ()
+        for where, found in (("", value), *((f"[{key!r}]", item) for key, item in inside)):
+            if isinstance(found, Scheduler):
+                raise ArgumentTypeError(
+                    f"{type(component).__name__}.{f.name}{where} is scheduled; call "
+                    "coreframe.resolve(component, progress) first (the trainer does it every step)"
+                )
