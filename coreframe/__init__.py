@@ -9,33 +9,53 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers see of the lazy names below
-    from coreframe.adapter import Adapter as Adapter, ClosedForm as ClosedForm
+    from coreframe.adapter import Adapter as Adapter
+    from coreframe.adapter import ClosedForm as ClosedForm
     from coreframe.artefact import load as load
     from coreframe.backend import (
         Backend as Backend,
+    )
+    from coreframe.backend import (
         get_backend as get_backend,
+    )
+    from coreframe.backend import (
         namespace as namespace,
     )
     from coreframe.batch import (
         Batch as Batch,
+    )
+    from coreframe.batch import (
         Listed as Listed,
+    )
+    from coreframe.batch import (
         Masked as Masked,
+    )
+    from coreframe.batch import (
         Relation as Relation,
+    )
+    from coreframe.batch import (
         SameLabel as SameLabel,
     )
     from coreframe.callbacks import Callback as Callback
-    from coreframe.compose import Mined as Mined, Symmetric as Symmetric, WeightedSum as WeightedSum
+    from coreframe.compose import Mined as Mined
+    from coreframe.compose import Symmetric as Symmetric
+    from coreframe.compose import WeightedSum as WeightedSum
     from coreframe.data.pairs import Pairs as Pairs
     from coreframe.embedder import Embedder as Embedder
     from coreframe.evaluation.compare import compare as compare
     from coreframe.evaluation.retrieval import evaluate as evaluate
-    from coreframe.loss import Loss as Loss, LossResult as LossResult, PairwiseLoss as PairwiseLoss
+    from coreframe.loss import Loss as Loss
+    from coreframe.loss import LossResult as LossResult
+    from coreframe.loss import PairwiseLoss as PairwiseLoss
     from coreframe.miner import Miner as Miner
-    from coreframe.optimizer import Optimizer as Optimizer, Rule as Rule
+    from coreframe.optimizer import Optimizer as Optimizer
+    from coreframe.optimizer import Rule as Rule
     from coreframe.plugin import hookimpl as hookimpl
     from coreframe.registry import build as build
     from coreframe.regularizer import Regularizer as Regularizer
-    from coreframe.scheduler import Progress as Progress, Scheduler as Scheduler, resolve as resolve
+    from coreframe.scheduler import Progress as Progress
+    from coreframe.scheduler import Scheduler as Scheduler
+    from coreframe.scheduler import resolve as resolve
     from coreframe.tiles import pairwise as pairwise
     from coreframe.trainer import fit as fit
 

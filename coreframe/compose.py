@@ -14,7 +14,7 @@ from coreframe.errors import ArgumentError
 from coreframe.loss import Loss, LossResult
 from coreframe.miner import Miner
 from coreframe.random import stream
-from coreframe.scheduler import Scheduler
+from coreframe.scheduler import Scheduler, require_resolved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +115,7 @@ class WeightedSum(Loss):
         *,
         wrt: tuple[str, ...] | None = None,
     ) -> LossResult:
+        require_resolved(self)
         value: Array = 0.0
         grads: dict[str, Array] = {}
         param_grads: dict[str, Array] = {}

@@ -120,10 +120,10 @@ def print_outcome(outcome: Outcome, folder: Path) -> None:
     click.echo("")
     gate = outcome.gate
     if gate.passed:
-        click.echo(click.style(f"✓ {gate.reason}", fg="green"))
+        click.echo(click.style(f"✓ better: {gate.reason}", fg="green"))
         click.echo(f"  promoted: {outcome.promoted}   {outcome.seconds:.1f} s")
     else:
-        click.echo(click.style(f"✗ {gate.reason}", fg="red"))
+        click.echo(click.style(f"✗ no proof of gain: {gate.reason}", fg="red"))
         click.echo("  identity kept, nothing promoted   exit 3")
         click.echo(f"  {gate.hint}")
     click.echo(f"  {folder / 'report.html'}")

@@ -158,7 +158,8 @@ def _starts(
     metric: str,
 ) -> list[str]:
     """Return where training starts: where it is asked to, or, for "auto", from the identity and
-    from the baseline that is best on dev, if one beats the identity; the better run is kept."""
+    from the baseline that is best on dev, if one beats the identity; the better run is kept.
+    """
     possible = [n for n, a in adapters.items() if side == "both" or not a.rebuilds_index]
     if wanted == "auto":
         best = max(possible, key=lambda name: scores[name][metric])
@@ -182,10 +183,10 @@ def _gate(
         f"{metric} {g.base:.3f} -> {g.adapted:.3f}, {g.gain:+.3f} [{g.low:+.3f}, {g.high:+.3f}]"
     )
     if passed:
-        return Gate(True, metric, minimum, g.gain, g.low, g.high, f"better: {numbers}")
-    base = candidates["identity"].dev["recall@10"]
+        return Gate(True, metric, minimum, g.gain, g.low, g.high, numbers)
+    base = candidates["identity"].dev[metric]
     if base >= SATURATED:
-        hint = f"base recall@10 is {base:.2f} on dev: there is little left to win"
+        hint = f"base {metric} is {base:.2f} on dev: there is little left to win"
     elif len(train) < FEW_PAIRS:
         hint = f"{len(train)} training queries are few: label more, some hundreds usually show"
     elif len(test) < FEW_TEST_QUERIES:
@@ -194,5 +195,5 @@ def _gate(
         hint = "nothing beat the base on dev: try a lower learning rate or side = 'both'"
     else:
         hint = "the pairs may say little that the base does not know: look at the worst queries"
-    reason = "no candidate beat the base on dev" if kept == "identity" else f"no proof: {numbers}"
+    reason = "no candidate beat the base on dev" if kept == "identity" else numbers
     return Gate(False, metric, minimum, g.gain, g.low, g.high, reason, hint)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coreframe import checks
-from coreframe.backend import Array, Params
+from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
 from coreframe.ops import kernel
@@ -92,6 +92,7 @@ class Loss(ABC):
             if negatives is not None:
                 raise ArgumentError("negatives go with positives; with labels= they are implied")
             return Batch.labelled(anchors, labels, weights=weights, ids=ids)
+        namespace(anchors=anchors, positives=positives, negatives=negatives)
         own = negatives if negatives is not None and negatives.ndim == 3 else None
         return Batch.with_negatives(
             anchors,

@@ -144,7 +144,6 @@ def summary(outcome: Outcome, config: RunConfig) -> dict[str, Any]:
 
 def describe_environment(outcome: Outcome, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Return versions, plugins, BLAS, and the hashes of what was read."""
-    import numpy as np
     from threadpoolctl import threadpool_info
 
     versions = {}
@@ -155,7 +154,7 @@ def describe_environment(outcome: Outcome, inputs: Mapping[str, str]) -> dict[st
             versions[name] = "not installed as a package"
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "packages": versions,
         "plugins": {
             plugin.key: plugin.version
@@ -169,7 +168,6 @@ def describe_environment(outcome: Outcome, inputs: Mapping[str, str]) -> dict[st
             for info in threadpool_info()
             if info["user_api"] == "blas"
         ],
-        "numpy": np.__version__,
         "inputs": dict(inputs),
     }
 

@@ -7,18 +7,16 @@ queries: exact ranks and scores over the whole collection, before and after.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coreframe import plots
 from coreframe.artefact import TrainedAdapter
-from coreframe.backend import to_numpy
 from coreframe.data.pairs import Pairs
-from coreframe.data.relevance import Ints, ListedRelevance
 from coreframe.errors import MissingExtra
-from coreframe.evaluation.retrieval import DEPTH, METRICS, Evaluation
+from coreframe.evaluation import METRICS
+from coreframe.evaluation.ranks import Ranks, exact_ranks, right_documents
+from coreframe.evaluation.retrieval import Evaluation
 from coreframe.experiment import FEW_TEST_QUERIES, Candidate, Outcome
-from coreframe.similarity import Similarity
 
 if TYPE_CHECKING:
     import jinja2
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 EXAMPLES = 20
 TOP = 3
 LONGEST = 200
-_SCORES_AT_ONCE = 2**24
 
 _NAMES = {"identity": "base", "trained": "trained adapter", "procrustes": "Procrustes"}
 _ABOUT = {
@@ -41,8 +38,8 @@ def report_html(
 ) -> str:
     """Return the report of a run: one HTML file that loads nothing and needs no script."""
     shown = _shown(outcome)
-    before = _look(outcome.candidates["identity"], outcome.test)
-    after = before if shown.name == "identity" else _look(shown, outcome.test)
+    before = _ranks(outcome.candidates["identity"], outcome.test)
+    after = before if shown.name == "identity" else _ranks(shown, outcome.test)
     return _template("report.html").render(
         **_common(outcome, title, environment),
         shown=shown,
@@ -190,16 +187,8 @@ def _template(name: str) -> jinja2.Template:
 # Single queries -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Look:
-    """How each test query fares under one adapter, over the whole collection; NumPy arrays."""
-
-    rank: Any
-    """Exact rank of the first right document, from 1; 0 where no document is right."""
-    right: Any
-    """Cosine of that document; NaN where there is none."""
-    wrong: Any
-    """Cosine of the hardest negative: the best document that is not right; NaN without one."""
+def _ranks(candidate: Candidate, pairs: Pairs) -> Ranks:
+    return exact_ranks(candidate.adapter, pairs, candidate.test)
 
 
 def _shown(outcome: Outcome) -> Candidate:
@@ -213,51 +202,8 @@ def _shown(outcome: Outcome) -> Candidate:
     return best or outcome.candidates["identity"]
 
 
-def _look(candidate: Candidate, pairs: Pairs) -> _Look:
-    import numpy as np
-
-    cosine = Similarity("cosine")
-    queries, documents = (
-        cosine.prepare(candidate.adapter(to_numpy(x), side=side), None)[0]
-        for x, side in ((pairs.queries, "query"), (pairs.documents, "document"))
-    )
-    count = len(documents)
-    block = max(1, min(512, _SCORES_AT_ONCE // count))
-    looks = []
-    for i in range(0, len(queries), block):
-        rows = np.arange(i, min(i + block, len(queries)))
-        scores = queries[rows] @ documents.T
-        right = _right(pairs, rows)
-        among = np.where(right, scores, -np.inf)
-        place = among.argmax(axis=1)
-        best = among[np.arange(len(rows)), place]
-        # Equal scores rank by row of the document, as in the evaluation.
-        ahead = (scores > best[:, None]).sum(axis=1)
-        ahead += ((scores == best[:, None]) & (np.arange(count) < place[:, None])).sum(axis=1)
-        wrong = np.where(right, -np.inf, scores).max(axis=1)
-        looks.append((np.where(right.any(axis=1), ahead + 1, 0), best, wrong))
-    rank, best, wrong = (np.concatenate(x) for x in zip(*looks, strict=True))
-    # Within the list the evaluation's rank stands; rounding can differ in the last digit.
-    first = candidate.test.first
-    outside = np.where(rank > 0, np.maximum(rank, min(DEPTH, count) + 1), 0)
-    best, wrong = (np.where(np.isfinite(x), x, np.nan) for x in (best, wrong))
-    return _Look(np.where(first > 0, first, outside), best, wrong)
-
-
-def _right(pairs: Pairs, rows: Ints) -> Any:
-    """Say for some queries and all documents which are right: (rows, documents)."""
-    import numpy as np
-
-    count, part = int(pairs.documents.shape[0]), pairs.relevance.take(rows)
-    if not isinstance(part, ListedRelevance):
-        return part.hits(np.broadcast_to(np.arange(count), (len(rows), count)))
-    table = np.zeros((len(rows), count), dtype=bool)
-    table[part.pairs[:, 0], part.pairs[:, 1]] = True
-    return table
-
-
 def _changed(
-    outcome: Outcome, shown: Candidate, before: _Look, after: _Look
+    outcome: Outcome, shown: Candidate, before: Ranks, after: Ranks
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the queries that gained and lost most in the gate's metric, worst and best first.
 
@@ -274,7 +220,7 @@ def _changed(
     down = [int(i) for i in order[::-1] if change[i] < 0][:EXAMPLES]
 
     def example(i: int) -> dict[str, Any]:
-        right = np.nonzero(_right(pairs, np.array([i]))[0])[0]
+        right = np.nonzero(right_documents(pairs, np.array([i]))[0])[0]
         return {
             "query": f"query {i}" if texts is None else shorten(texts[i]),
             "right": [_document(pairs, j, LONGEST) for j in right[:TOP]],
@@ -292,7 +238,7 @@ def _changed(
 def _top(found: Evaluation, pairs: Pairs, query: int) -> list[tuple[str, bool]]:
     import numpy as np
 
-    right = _right(pairs, np.array([query]))[0]
+    right = right_documents(pairs, np.array([query]))[0]
     return [
         (_document(pairs, j, LONGEST * 2 // 3), bool(right[j])) for j in found.found[query, :TOP]
     ]
@@ -313,7 +259,7 @@ def shorten(text: str, longest: int = LONGEST) -> str:
 # Figures --------------------------------------------------------------------------------------
 
 
-def _figures(outcome: Outcome, shown: Candidate, before: _Look, after: _Look) -> dict[str, str]:
+def _figures(outcome: Outcome, shown: Candidate, before: Ranks, after: Ranks) -> dict[str, str]:
     metric, run, name = outcome.gate.metric, outcome.run, _name(shown.name)
     evaluated = [entry for entry in run.history if metric in entry]
     losses = [(entry["step"], entry["loss"]) for entry in run.history if "loss" in entry]
@@ -377,7 +323,7 @@ def _figures(outcome: Outcome, shown: Candidate, before: _Look, after: _Look) ->
     }
 
 
-def _cuts(before: _Look, after: _Look) -> list[tuple[str, float, float]]:
+def _cuts(before: Ranks, after: Ranks) -> list[tuple[str, float, float]]:
     """Return what a score threshold must be moved by: (what, before, after)."""
     import numpy as np
 

@@ -386,7 +386,7 @@ def pairwise(
             raise ArgumentError(f"wrt names {name!r}, but this batch has {', '.join(present)}")
     wanted = frozenset(present if wrt is None else wrt)
 
-    xp = namespace(anchors=batch.anchors)
+    xp = namespace(anchors=batch.anchors, **(params or {}))
     kind = Similarity(similarity)
     dtype = _computing_dtype(batch.anchors, xp)
     references = _as(batch.targets, dtype, xp)

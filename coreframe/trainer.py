@@ -19,10 +19,12 @@ from coreframe.artefact import Side, TrainedAdapter
 from coreframe.backend import Array, Backend, Params, choose_backend, namespace, to_numpy
 from coreframe.batch import Aligned, Batch, Relation, SameLabel, masked
 from coreframe.callbacks import Callback, Status
+from coreframe.config.settings import SIDES
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, ListedRelevance
 from coreframe.errors import ArgumentError, ArgumentTypeError
-from coreframe.evaluation.retrieval import METRICS, evaluate
+from coreframe.evaluation import METRICS
+from coreframe.evaluation.retrieval import evaluate
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer, Rule
@@ -30,8 +32,8 @@ from coreframe.random import stream
 from coreframe.regularizer import Regularizer
 from coreframe.scheduler import Progress, resolve
 
-SIDES = ("query", "both")
-LOG_EVERY = 10
+LOG_LINES = 100
+"""About how many lines of a run carry the loss: each is a wait for the device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class Run:
 
     adapter: TrainedAdapter
     history: Sequence[Mapping[str, float]]
-    """One entry a log line: step, epoch, and loss or dev metrics."""
+    """One entry a log line: step, epoch (from 1; 0 is the start), and loss or dev metrics."""
     best_epoch: int
     dev: Mapping[str, float]
     """Dev metrics of the kept epoch; empty without a dev part."""
@@ -190,6 +192,7 @@ class Trainer:
             raise ArgumentError(f"training needs at least 2 pairs, got {len(self.examples)}")
         self.steps_an_epoch = -(-len(self.examples) // setup.batch_size)
         self.steps = setup.epochs * self.steps_an_epoch
+        self.log_every = max(1, self.steps // LOG_LINES)
 
     def _started(self, pairs: Pairs) -> Pairs:
         """Apply the closed-form start once, so that no step pays for it."""
@@ -247,11 +250,11 @@ class Trainer:
                 state = _choose(sound, new_state, state, xp)
                 skipped = skipped + xp.astype(~sound, dtype)
                 step, samples = step + 1, samples + len(chosen)
-                if step % LOG_EVERY == 0 or step == self.steps:
+                if step % self.log_every == 0 or step == self.steps:
                     values = {"loss": float(value), "grad_norm": float(norm)}
                     if isinstance(now.learning_rate, int | float):
                         values["learning_rate"] = float(now.learning_rate)
-                    stopped = self._tell("on_step", step, epoch, samples, values) or stopped
+                    stopped = self._tell("on_step", step, epoch + 1, samples, values) or stopped
                 if stopped:
                     break
             metrics = self._evaluate(params, step, epoch + 1)

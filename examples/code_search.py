@@ -81,7 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="code-search", help="folder for the results")
     folder = outputs.claim_folder(parser.parse_args().out, overwrite=True)
-    settings = config.parse(config.tomllib.loads(SETTINGS), source="SETTINGS")
+    settings = config.read(default=SETTINGS)
     docs, sources, modules = zip(*rows(), strict=True)
     pairs = cf.Pairs.from_texts(docs, sources, settings.embedder, groups=modules)
     print(f"{pairs}, {len(set(modules))} modules", file=sys.stderr)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, nearest
-from coreframe.evaluation.retrieval import METRICS, Evaluation, Map, evaluate
+from coreframe.evaluation import METRICS
+from coreframe.evaluation.retrieval import Evaluation, Map, evaluate
 from coreframe.random import stream
 
 RESAMPLES = 2000

@@ -13,14 +13,13 @@ from coreframe.backend import Array, namespace, to_numpy
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, Relevance
 from coreframe.errors import ArgumentError
+from coreframe.evaluation import DEPTH
 from coreframe.ops import top_k
 from coreframe.similarity import Similarity
 
 Map = Callable[..., Array]
 """An adapter: ``adapter(x, side="query")``."""
 
-METRICS = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
-DEPTH = 10
 _QUERIES_AT_ONCE = 512
 _DOCUMENTS_AT_ONCE = 16384
 

@@ -11,7 +11,7 @@ from coreframe.backend import Params, device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError
 from coreframe.ops import segment_sum
 from coreframe.regularizer import Regularizer
-from coreframe.scheduler import Scheduler
+from coreframe.scheduler import Scheduler, require_resolved
 from coreframe.tiles import LossResult
 
 _EDGES_AT_ONCE = 8192
@@ -77,6 +77,7 @@ class GraphLaplacian(Regularizer):
         """Return the term for arrays[on] (n, d); ids[on] (n,) are the rows' nodes, by
         default 0..n-1, each at most once.
         """
+        require_resolved(self)
         if self.on not in arrays:
             raise ArgumentError(
                 f"GraphLaplacian.on is {self.on!r}, but this batch has {', '.join(arrays)}"

@@ -9,7 +9,7 @@ from typing import Any
 from coreframe import checks
 from coreframe.backend import Array, Params, namespace
 from coreframe.regularizer import Regularizer
-from coreframe.scheduler import Scheduler, plain
+from coreframe.scheduler import Scheduler, plain, require_resolved
 from coreframe.tiles import LossResult
 
 
@@ -41,6 +41,7 @@ class L2(Regularizer):
         return replace(self, center=dict(params)) if self.toward == "start" else self
 
     def value_and_grad(self, arrays: Params, *, ids: Mapping[str, Any] | None = None) -> LossResult:
+        require_resolved(self)
         strength = plain(self.strength)
         value: Array = 0.0
         grads: dict[str, Array] = {}

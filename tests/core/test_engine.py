@@ -221,7 +221,7 @@ def test_results_live_where_the_arrays_live(library, rng):
 def test_inputs_are_left_as_they_were(library, rng):
     case = random_case(rng, N, M, D, K, weights=True)
     batch = case.batch(library)
-    for similarity in NAMES:
+    for similarity in ("cosine", "euclidean"):
         SoftMargin(similarity=similarity, memory_budget=1).value_and_grad(batch)
     for name in (*case.fields, "weights"):
         assert np.array_equal(library.to_numpy(getattr(batch, name)), getattr(case, name))
@@ -567,7 +567,7 @@ def test_central_differences(on_numpy, shape, similarity):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("similarity", NAMES)
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 def test_any_block_size_is_equal_within_rounding(library, dtype, similarity, rng):
     n = N if library.name == "jax" else 203
     cases = [random_case(rng, n, M, D, K, weights=True), random_case(rng, n, None, D)]
@@ -624,11 +624,12 @@ def test_runs_repeat_bit_for_bit(library, rng):
         )
 
 
-@pytest.mark.parametrize("similarity", NAMES)
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 def test_references_and_kernels_agree(library, similarity, monkeypatch, rng):
-    case, positives, negatives = with_listed(rng, 70, MANY, D, K)
+    n = N if library.name == "jax" else 203
+    case, positives, negatives = with_listed(rng, n, MANY, D, K)
     relation = Listed(library.asarray(positives), library.asarray(negatives), MANY)
-    itself = random_case(rng, 70, None, D)
+    itself = random_case(rng, n, None, D)
     batches = [case.batch(library), case.batch(library, relation=relation), itself.batch(library)]
     for batch in batches:
         loss = SoftMargin(similarity=similarity)
@@ -636,7 +637,7 @@ def test_references_and_kernels_agree(library, similarity, monkeypatch, rng):
         monkeypatch.setenv("COREFRAME_KERNELS", "off")
         plain = loss.value_and_grad(batch)
         monkeypatch.delenv("COREFRAME_KERNELS")
-        tolerance = 8 * np.finfo("float64").eps * np.sqrt(70)
+        tolerance = 8 * np.finfo("float64").eps * np.sqrt(n)
         assert_near(library.to_numpy(fast.value), library.to_numpy(plain.value), tolerance)
         for name, g in plain.grads.items():
             assert_near(library.to_numpy(fast.grads[name]), library.to_numpy(g), tolerance)

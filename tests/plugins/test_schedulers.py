@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from coreframe.compose import Mined, WeightedSum
@@ -16,6 +17,8 @@ from coreframe_losses.info_nce import InfoNCE
 from coreframe_losses.triplet import Triplet
 from coreframe_miners.hardest import Hardest
 from coreframe_optimizers.sgd import SGD
+from coreframe_regularizers.graph_laplacian import GraphLaplacian
+from coreframe_regularizers.l2 import L2
 from coreframe_schedulers.constant import Constant
 from coreframe_schedulers.warmup_cosine import WarmupCosine
 
@@ -151,5 +154,9 @@ def test_calling_what_is_unresolved_names_the_field(rng):
         InfoNCE(margin=Half(), symmetric=True)(a, a)
     with pytest.raises(ArgumentTypeError, match=text.format(r"Hardest\.k")):
         Mined(miner=Hardest(k=Half()), loss=InfoNCE())(a, a)
-    with pytest.raises(ArgumentTypeError, match=r"WeightedSum\.weights.* is scheduled"):
+    with pytest.raises(ArgumentTypeError, match=text.format(r"WeightedSum\.weights\['a'\]")):
         WeightedSum(losses={"a": InfoNCE()}, weights={"a": Half()})(a, a)
+    with pytest.raises(ArgumentTypeError, match=text.format(r"L2\.strength")):
+        L2(strength=Half()).value_and_grad({"W": a})
+    with pytest.raises(ArgumentTypeError, match=text.format(r"GraphLaplacian\.strength")):
+        GraphLaplacian(strength=Half(), edges=np.array([[0, 1]])).value_and_grad({"anchors": a})

@@ -1,0 +1,35 @@
+"""``run.toml`` to a checked configuration of built components, and back.
+
+    [embedder] [adapter] [[losses]] [miner] [optimizer] [[regularizers]]    a name and fields
+    [data] [train] [gate]                                                   fields
+
+A component's fields are those of its dataclass. A scheduled number is an inline table
+``{ scheduler = "warmup_cosine", peak = 3e-3 }``; a component inside another is a table with a
+``name``; ``"none"`` is Python's None. A file names registered components and never import targets,
+so reading one runs no code that is not installed as a plugin. All mistakes of a file are reported
+at once.
+"""
+
+from coreframe.config.reading import default, override, parse, read
+from coreframe.config.settings import (
+    DEFAULT,
+    DataSettings,
+    GateSettings,
+    RunConfig,
+    TrainSettings,
+)
+from coreframe.config.writing import dump, registered_name
+
+__all__ = [
+    "DEFAULT",
+    "DataSettings",
+    "GateSettings",
+    "RunConfig",
+    "TrainSettings",
+    "default",
+    "dump",
+    "override",
+    "parse",
+    "read",
+    "registered_name",
+]

@@ -1,0 +1,166 @@
+"""What a run is: built components and checked settings, and the run of a user without a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coreframe import checks
+from coreframe.adapter import Adapter
+from coreframe.embedder import Embedder
+from coreframe.errors import ArgumentError, ArgumentTypeError
+from coreframe.evaluation import METRICS
+from coreframe.loss import Loss
+from coreframe.miner import Miner
+from coreframe.optimizer import Optimizer
+from coreframe.regularizer import Regularizer
+
+DEFAULT = """\
+[data]
+dev = 0.1
+test = 0.2
+
+[embedder]
+name = "hashing"
+
+[adapter]
+name = "linear"
+
+[[losses]]
+name = "info_nce"
+temperature = 0.05
+
+[optimizer]
+name = "adamw"
+learning_rate = { scheduler = "warmup_cosine", peak = 3e-3 }
+
+[train]
+epochs = 30
+batch_size = 256
+side = "query"
+start = "auto"
+seed = 42
+
+[gate]
+metric = "ndcg@10"
+"""
+"""The run of a user who gives no file."""
+
+SIDES = ("query", "both")
+STARTS = ("auto", "identity", "whitening", "procrustes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """How rows are read and split.
+
+    Args:
+        dev, test: shares of the rows, in (0, 1), together below 1; the rest is for training.
+        anchor, positive, negative, group: names of columns; None finds them.
+    """
+
+    dev: float = 0.1
+    test: float = 0.2
+    anchor: str | None = None
+    positive: str | None = None
+    negative: str | None = None
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        checks.number(self, "dev", above=0, below=1)
+        checks.number(self, "test", above=0, below=1)
+        if self.dev + self.test >= 1:
+            raise ArgumentError(
+                f"DataSettings.dev and test must leave rows for training: "
+                f"together below 1, got {self.dev:g} + {self.test:g}"
+            )
+        for name in ("anchor", "positive", "negative", "group"):
+            _optional_text(self, name)
+        taken: dict[str, str] = {}
+        for role, column in self.columns.items():
+            if column in taken:
+                raise ArgumentError(
+                    f"DataSettings.{role} must be another column than {taken[column]}, "
+                    f"got {column!r} for both"
+                )
+            taken[column] = role
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are named, by role."""
+        named = {r: getattr(self, r) for r in ("anchor", "positive", "negative", "group")}
+        return {role: column for role, column in named.items() if column is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How an adapter is trained.
+
+    Args:
+        epochs: passes over the training rows, >= 1.
+        batch_size: pairs a step, >= 1.
+        side: query leaves the documents and their index as they are; both adapts both.
+        start: identity, whitening or procrustes; auto takes the best of them on dev.
+        seed: >= 0.
+        backend: where arrays live; None follows COREFRAME_BACKEND, then the arrays.
+        max_grad_norm: > 0, the norm that gradients are clipped to; None leaves them.
+    """
+
+    epochs: int = 30
+    batch_size: int = 256
+    side: str = "query"
+    start: str = "auto"
+    seed: int = 42
+    backend: str | None = None
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.number(self, "epochs", minimum=1, integer=True)
+        checks.number(self, "batch_size", minimum=1, integer=True)
+        checks.choice(self, "side", SIDES)
+        checks.choice(self, "start", STARTS)
+        checks.number(self, "seed", minimum=0, integer=True)
+        _optional_text(self, "backend")
+        if self.max_grad_norm is not None:
+            checks.number(self, "max_grad_norm", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """What an adapter must prove on unseen queries before it is promoted.
+
+    Args:
+        metric: recall@1, recall@10, mrr@10 or ndcg@10.
+        minimum_gain: in [0, 1); the lower bound of the gain must be above it.
+        resamples: draws of the paired bootstrap, >= 100.
+    """
+
+    metric: str = "ndcg@10"
+    minimum_gain: float = 0.0
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        checks.choice(self, "metric", METRICS)
+        checks.number(self, "minimum_gain", minimum=0, below=1)
+        checks.number(self, "resamples", minimum=100, integer=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A run: built components and checked settings. Several losses are one WeightedSum."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    embedder: Embedder
+    adapter: Adapter
+    loss: Loss
+    miner: Miner | None = None
+    optimizer: Optimizer
+    regularizers: tuple[Regularizer, ...] = ()
+    train: TrainSettings = field(default_factory=TrainSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+
+
+def _optional_text(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        error = ArgumentError if isinstance(value, str) else ArgumentTypeError
+        raise error(f"{type(owner).__name__}.{name} must be a text or None, got {value!r}")
