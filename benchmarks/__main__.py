@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_losses.sup_con import SupCon
 from coreframe_losses.triplet import Triplet

@@ -16,9 +16,13 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    from coreframe.cli import run
+    try:
+        from coreframe.cli import run
 
-    return run()
+        return run()
+    except KeyboardInterrupt:  # while modules are imported; later the command line sees it
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

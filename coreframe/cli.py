@@ -18,6 +18,7 @@ import click
 
 import coreframe
 from coreframe import console, registry
+from coreframe.backend import get_backend, library_name
 from coreframe.errors import (
     CoreframeError,
     DataError,
@@ -95,28 +96,28 @@ def _run_options(command: Any) -> Any:
 
 @main.command()
 @click.option("--quick", is_flag=True, help="A shorter training; the same test.")
-@click.option("--embedder", default="hashing", show_default=True, help="An embedder, by name.")
+@click.option("--embedder", help="An embedder, by name; hashing if nothing says otherwise.")
 @_run_options
-def demo(quick: bool, embedder: str, **options: Any) -> int:
+def demo(quick: bool, embedder: str | None, **options: Any) -> int:
     """See embeddings get better on real data: English emoji names found by German ones."""
     from coreframe import config, demo, outputs
 
     options["out"] = options["out"] or Path("coreframe-demo")
-    chosen = ["embedder.name=" + embedder] if embedder != "hashing" else []
+    chosen = [] if embedder is None else [f"embedder.name={embedder}"]
     settings = config.read(
         options["config"],
         [*chosen, *_assignments(options)],
         default=demo.QUICK if quick else demo.SETTINGS,
     )
+    get_backend(settings.train.backend)  # what cannot run is said before any work
     folder = outputs.claim_folder(options["out"], overwrite=options["overwrite"])
     pairs = demo.pairs(settings.embedder)
     inputs = {
         "German names": outputs.hash_texts(pairs.query_texts),
         "English names": outputs.hash_texts(pairs.document_texts),
     }
-    return _train(
-        pairs, settings, folder, "Emoji names, German to English", inputs, embedder, options
-    )
+    title, base_model = "Emoji names, German to English", type(settings.embedder).__name__
+    return _train(pairs, settings, folder, title, inputs, f"coreframe:{base_model}", options)
 
 
 @main.command()
@@ -138,6 +139,7 @@ def train(
 
     options["out"] = options["out"] or Path("coreframe-run")
     settings = config.read(options["config"], _assignments(options))
+    get_backend(settings.train.backend)  # what cannot run is said before any work
     folder = outputs.claim_folder(options["out"], overwrite=options["overwrite"])
     loaded = loading.load_pairs(data, queries=queries, documents=documents, config=settings)
     for line in loaded.notes:
@@ -249,7 +251,8 @@ def backends(as_json: bool) -> None:
         try:
             backend = entry.load()()
             reason = backend.missing()
-            version = "" if reason else getattr(backend.xp, "__version__", "")
+            library = None if reason else sys.modules.get(library_name(backend.xp))
+            version = getattr(library, "__version__", "")
             device = "" if reason else str(backend.device)
         except Exception as error:
             reason, version, device = f"{type(error).__name__}: {error}", "", ""

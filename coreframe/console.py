@@ -6,12 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from coreframe.callbacks import Callback, Status
-from coreframe.experiment import Outcome
+
+if TYPE_CHECKING:  # at run time it would bring NumPy, which listing does not need
+    from coreframe.experiment import Outcome
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool) -> None:

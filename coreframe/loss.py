@@ -13,7 +13,14 @@ from coreframe.errors import ArgumentError
 from coreframe.ops import kernel
 from coreframe.scheduler import Scheduler, require_resolved
 from coreframe.similarity import NAMES
-from coreframe.tiles import MEMORY_BUDGET, REDUCTIONS, LossResult, RowTerms, pairwise
+from coreframe.tiles import (
+    MEMORY_BUDGET,
+    REDUCTIONS,
+    WORKING_ARRAYS,
+    LossResult,
+    RowTerms,
+    pairwise,
+)
 
 __all__ = ["Loss", "LossResult", "PairwiseLoss"]
 
@@ -160,7 +167,13 @@ class PairwiseLoss(Loss):
             params=params if self.learnable_scale else None,
             wrt=wrt,
             memory_budget=self.memory_budget,
+            working_arrays=self.working_arrays,
         )
+
+    @property
+    def working_arrays(self) -> int:
+        """How many arrays of a block's size row_terms has alive at once: see ``pairwise``."""
+        return WORKING_ARRAYS
 
     def _fused(self, batch: Batch) -> RowTerms | None:
         """Return the backend's kernel for this very class, which may write to similarities."""

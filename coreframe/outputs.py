@@ -16,7 +16,7 @@ from typing import Any
 from coreframe import registry
 from coreframe.artefact import make_folder, write_file
 from coreframe.config import RunConfig, dump
-from coreframe.errors import OutputError
+from coreframe.errors import ArgumentError, OutputError
 from coreframe.experiment import Candidate, Outcome
 from coreframe.report import model_card, report_html
 
@@ -26,13 +26,14 @@ PACKAGES = ("coreframe-ml", "numpy", "array-api-compat", "pluggy", "safetensors"
 def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """Make sure, before any work, that a run can be written to this folder.
 
-    Raises OutputError if it cannot be written, or holds files and ``overwrite`` is not set.
+    Raises OutputError if it cannot be written, and ArgumentError if it holds files and
+    ``overwrite`` is not set.
     """
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file, not a folder; choose another with --out")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise OutputError(
+        raise ArgumentError(
             f"the output folder {path} is not empty; use --overwrite, or another --out"
         )
     existed = path.exists()

@@ -28,6 +28,9 @@ from coreframe.similarity import NAMES, Similarity
 
 RowTerms = Callable[[Array, Array, Array], tuple[Array, Array]]
 
+Back = tuple[Array | None, dict[str, Array]]
+"""The gradient of a block's anchors, and those of its columns by name."""
+
 REDUCTIONS = ("mean", "sum", "mean_active", "none")
 MEMORY_BUDGET = 64 * 2**20
 """Default bytes for the blocks that are worked on at one time, over all threads."""
@@ -39,7 +42,8 @@ _LARGEST_BLOCK = 512  # rows; taller blocks gain nothing
 _SMALLEST_BLOCK = 16  # rows; a matrix product over fewer is too slow to be worth the memory
 _FEWEST_BLOCKS = 8  # so that threads have something to share
 _GATHER = 32  # gathering l listed rows beats a product with all m from about m = 32 l
-_ARRAYS_A_PAIR = 8  # block-sized arrays alive at once in a plainly written row_terms
+WORKING_ARRAYS = 10
+"""Block-sized arrays, in the computing dtype, that are alive at once in a plain row_terms."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,15 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The result of one block of rows."""
+    """The result of some rows: one block, or all blocks together."""
 
-    losses: Array
-    counted: Array
-    left: Array | None
-    right: Array | None
-    own: Array | None
-    scale: Array | None
-    bias: Array | None
+    losses: Array  # (r,)
+    counted: Array  # (r,) bool
+    left: Array | None  # (r, d), gradient of the prepared anchors
+    own: Array | None  # (r, k, d), gradient of own negatives
+    sums: Mapping[str, Array]
+    """What is added over blocks: right (m, d) and, for distances, its weights right_weight (m,);
+    scale and bias, 0-d."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,22 +168,24 @@ class Rows:
             if weights is None
             else weights * xp.astype(counted, u.dtype)
         )
-        scale_grad = bias_grad = None
         factor = w
+        sums: dict[str, Array] = {}
         if self.scale is not None:
-            sums = xp.sum(gradient, axis=1)
-            bias_grad = xp.sum(w * sums)
-            scale_grad = xp.sum(w * xp.sum(gradient * similarities, axis=1)) * self.scale
+            slopes = xp.sum(gradient, axis=1)
+            sums["bias"] = xp.sum(w * slopes)
+            sums["scale"] = xp.sum(w * xp.sum(gradient * similarities, axis=1)) * self.scale
             factor = w * self.scale
         m = shared.similarities.shape[1]
-        d_left, d_right = shared.back(
-            self.similarity.chain(gradient[:, :m], shared.similarities), factor
-        )
+        slope = self.similarity.chain(gradient[:, :m], shared.similarities)
+        d_left, found = shared.back(slope, factor)
+        sums |= found
         d_own = None
         if own is not None:
-            more, d_own = own.back(self.similarity.chain(gradient[:, m:], own.similarities), factor)
+            slope = self.similarity.chain(gradient[:, m:], own.similarities)
+            more, found = own.back(slope, factor)
+            d_own = found.get("own")
             d_left = None if d_left is None else d_left + more
-        return Part(losses, counted, d_left, d_right, d_own, scale_grad, bias_grad)
+        return Part(losses, counted, d_left, d_own, sums)
 
     def _all(self, u: Array, rows: slice, memory: Memory, xp: Any, device: Any) -> _Columns:
         """All references as columns: one product forth, two back."""
@@ -198,9 +204,8 @@ class Rows:
             other = row != xp.arange(m, device=device)[None, :]
             positive, negative = positive & other, negative & other
 
-        def back(gradient: Array, factor: Array) -> tuple[Array | None, Array | None]:
-            d_left = d_right = None
-            weighted = factor[:, None] * u
+        def back(gradient: Array, factor: Array) -> Back:
+            d_left, sums = None, {}
             if "left" in self.wants:
                 d_left = gradient @ v
                 if kind.is_distance:
@@ -208,10 +213,10 @@ class Rows:
                 d_left = factor[:, None] * d_left
             if "right" in self.wants:
                 turned = xp.matrix_transpose(gradient)
-                d_right = turned @ weighted
+                sums["right"] = turned @ (factor[:, None] * u)
                 if kind.is_distance:
-                    d_right = 2 * (d_right - (turned @ factor)[:, None] * v)
-            return d_left, d_right
+                    sums["right_weight"] = turned @ factor
+            return d_left, sums
 
         return _Columns(similarities, positive, negative, back)
 
@@ -231,17 +236,14 @@ class Rows:
         v = xp.reshape(xp.take(self.right, flat, axis=0), shape)
         pairs = self._pairs(u, v, xp)
 
-        def back(gradient: Array, factor: Array) -> tuple[Array | None, Array | None]:
+        def back(gradient: Array, factor: Array) -> Back:
             d_left, d_pairs = pairs.back(gradient, factor)
-            d_right = None
-            if "right" in self.wants:
-                assert d_pairs is not None
-                used = xp.reshape(positive | negative, (-1,))
-                target = xp.where(used, flat, -xp.ones_like(flat))
-                d_right = segment_sum(
-                    xp.reshape(d_pairs, (-1, u.shape[1])), target, self.right.shape[0]
-                )
-            return d_left, d_right
+            if "right" not in self.wants:
+                return d_left, {}
+            used = xp.reshape(positive | negative, (-1,))
+            target = xp.where(used, flat, -xp.ones_like(flat))
+            d_pairs = xp.reshape(d_pairs["pairs"], (-1, u.shape[1]))
+            return d_left, {"right": segment_sum(d_pairs, target, self.right.shape[0])}
 
         return _Columns(pairs.similarities, positive, negative, back)
 
@@ -250,9 +252,9 @@ class Rows:
         prepared, pull = self.similarity.prepare(own, self.center)
         pairs = self._pairs(u, prepared, xp)
 
-        def back(gradient: Array, factor: Array) -> tuple[Array | None, Array | None]:
-            d_left, d_own = pairs.back(gradient, factor)
-            return d_left, pull(d_own) if "own" in self.wants and d_own is not None else None
+        def back(gradient: Array, factor: Array) -> Back:
+            d_left, d_pairs = pairs.back(gradient, factor)
+            return d_left, {"own": pull(d_pairs["pairs"])} if "own" in self.wants else {}
 
         return _Columns(pairs.similarities, pairs.positive, pairs.negative, back)
 
@@ -266,13 +268,13 @@ class Rows:
         else:
             similarities = xp.matmul(v, u[:, :, None])[:, :, 0]
 
-        def back(gradient: Array, factor: Array) -> tuple[Array | None, Array | None]:
+        def back(gradient: Array, factor: Array) -> Back:
             gradient = factor[:, None] * gradient
             if differences is None:
                 d_left = xp.matmul(gradient[:, None, :], v)[:, 0, :]
-                return d_left, gradient[:, :, None] * u[:, None, :]
+                return d_left, {"pairs": gradient[:, :, None] * u[:, None, :]}
             d_pairs = 2 * gradient[:, :, None] * differences
-            return -xp.sum(d_pairs, axis=1), d_pairs
+            return -xp.sum(d_pairs, axis=1), {"pairs": d_pairs}
 
         nothing = xp.zeros(similarities.shape, dtype=xp.bool, device=device_of(u))
         return _Columns(similarities, nothing, nothing, back)
@@ -285,24 +287,11 @@ class _Columns:
     similarities: Array
     positive: Array
     negative: Array
-    back: Callable[[Array, Array], tuple[Array | None, Array | None]]
-
-
-@dataclass(frozen=True, eq=False)
-class Totals:
-    """The results of all blocks: rows joined, sums added in block order."""
-
-    losses: Array
-    counted: Array
-    left: Array | None
-    right: Array | None
-    own: Array | None
-    scale: Array | None
-    bias: Array | None
+    back: Callable[[Array, Array], Back]
 
 
 @op
-def block_loop(left: Array, rows: Rows) -> Totals:
+def block_loop(left: Array, rows: Rows) -> Part:
     """Run all blocks of a call. ``left`` stands first so that its library picks the kernel."""
     xp = namespace(left=left)
     return join(list(map_blocks(rows)), xp)
@@ -315,31 +304,20 @@ def map_blocks(rows: Rows) -> Iterator[Part]:
         yield rows.block(part, memory)
 
 
-def join(parts: list[Part], xp: Any) -> Totals:
+def join(parts: list[Part], xp: Any) -> Part:
     """Join the rows of all blocks and add their sums, in block order."""
+    if len(parts) == 1:
+        return parts[0]
 
     def joined(name: str) -> Array | None:
         found = [getattr(part, name) for part in parts]
-        if found[0] is None:
-            return None
-        return found[0] if len(found) == 1 else xp.concat(found, axis=0)
+        return None if found[0] is None else xp.concat(found, axis=0)
 
-    def added(name: str) -> Array | None:
-        total = getattr(parts[0], name)
-        for part in parts[1:]:
-            if total is not None:
-                total = total + getattr(part, name)
-        return total
-
-    return Totals(
-        losses=joined("losses"),
-        counted=joined("counted"),
-        left=joined("left"),
-        right=added("right"),
-        own=joined("own"),
-        scale=added("scale"),
-        bias=added("bias"),
-    )
+    sums = dict(parts[0].sums)
+    for part in parts[1:]:
+        for name, x in part.sums.items():
+            sums[name] = sums[name] + x
+    return Part(joined("losses"), joined("counted"), joined("left"), joined("own"), sums)
 
 
 # The public call ----------------------------------------------------------------------------
@@ -355,6 +333,7 @@ def pairwise(
     params: Mapping[str, Array] | None = None,
     wrt: tuple[str, ...] | None = None,
     memory_budget: int = MEMORY_BUDGET,
+    working_arrays: int = WORKING_ARRAYS,
 ) -> LossResult:
     """Return value and gradients of the loss that ``row_terms`` defines on a batch.
 
@@ -374,7 +353,9 @@ def pairwise(
     sum(w l) / sum(w where l > 0); none = value (n,), gradients those of its sum. Where the
     weights sum to 0, value and gradients are 0. ``wrt`` names the Batch fields to differentiate
     by (None: all present), so that a frozen index costs no gradient. float16 and bfloat16 are
-    computed in float32; gradients come back in the dtype of their field.
+    computed in float32; gradients come back in the dtype of their field. ``working_arrays`` is
+    how many arrays of a block's size row_terms has alive at once, itself and the engine's
+    included; blocks are made small enough for them to stay within ``memory_budget``.
     """
     if similarity not in NAMES:
         raise ArgumentError(f"similarity must be one of {', '.join(NAMES)}, got {similarity!r}")
@@ -409,7 +390,7 @@ def pairwise(
     gathered = width is not None and 0 < 4 * width <= m
     size = _itemsize(dtype, xp)
     columns = (width or 0) if gathered else m
-    row_bytes = size * (_ARRAYS_A_PAIR * (columns + k) + 4 * d * (k + gathered * columns))
+    row_bytes = size * (working_arrays * (columns + k) + 4 * d * (k + gathered * columns))
     params = params or {}
     log_scale = params.get("log_scale")
     rows = Rows(
@@ -432,25 +413,28 @@ def pairwise(
     totals = block_loop(left, rows)
 
     value, factor, active = _reduce(totals, rows.weights, reduction, xp)
+    d_right = totals.sums.get("right")
+    if "right_weight" in totals.sums:  # the part of distances that needs no product a block
+        d_right = 2 * (d_right - totals.sums["right_weight"][:, None] * right)
     grads: dict[str, Array] = {}
     if "anchors" in wanted:
-        gradient = totals.left
-        if batch.references is None and totals.right is not None:
-            gradient = gradient + totals.right
+        gradient: Array = totals.left
+        if batch.references is None:
+            gradient = gradient + d_right
         grads["anchors"] = _as(pull_left(gradient * factor), batch.anchors.dtype, xp)
     if "references" in wanted:
-        grads["references"] = _as(pull_right(totals.right * factor), batch.targets.dtype, xp)
+        grads["references"] = _as(pull_right(d_right * factor), batch.targets.dtype, xp)
     if "negatives" in wanted and batch.negatives is not None:
         grads["negatives"] = _as(totals.own * factor, batch.negatives.dtype, xp)
     param_grads: dict[str, Array] = {}
     if log_scale is not None:
-        param_grads["log_scale"] = _as(totals.scale * factor, log_scale.dtype, xp)
-        param_grads["bias"] = _as(totals.bias * factor, params["bias"].dtype, xp)
+        param_grads["log_scale"] = _as(totals.sums["scale"] * factor, log_scale.dtype, xp)
+        param_grads["bias"] = _as(totals.sums["bias"] * factor, params["bias"].dtype, xp)
     return LossResult(value, grads, param_grads, {"active": active})
 
 
 def _reduce(
-    totals: Totals, weights: Array | None, reduction: str, xp: Any
+    totals: Part, weights: Array | None, reduction: str, xp: Any
 ) -> tuple[Array, Array, Array]:
     """Return the value, the factor for gradients of the weighted sum, and the active share."""
     losses = totals.losses
@@ -509,7 +493,7 @@ def similarity_rows(
         self_pairs=batch.references is None,
         wants=frozenset(),
         gathered=False,
-        plan=Plan.of(n, _ARRAYS_A_PAIR * _itemsize(dtype, xp) * m, 0, memory_budget),
+        plan=Plan.of(n, WORKING_ARRAYS * _itemsize(dtype, xp) * m, 0, memory_budget),
     )
     memory, device = Memory(), device_of(left)
     for part in rows.slices:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from support import LIBRARIES, Library, LibraryMissing
 
+# JAX compiles each operation for each shape, which is most of the time of these tests.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 settings.register_profile("coreframe", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("coreframe")
 

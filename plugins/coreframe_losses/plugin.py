@@ -1,5 +1,6 @@
 """The losses of this package, by name. One file each, of the same name; those made of other
-losses stand in the core."""
+losses stand in the core.
+"""
 
 from coreframe.plugin import Table, hookimpl
 

@@ -62,6 +62,10 @@ class Triplet(PairwiseLoss):
             return Batch.triplets(anchors, positives, negatives, weights=weights)
         return super().batch(anchors, positives, negatives, labels=labels, ids=ids, weights=weights)
 
+    @property
+    def working_arrays(self) -> int:
+        return 16 if self.mode == "hardest" else 24  # orders are int64
+
     def row_terms(
         self, similarities: Array, positive: Array, negative: Array
     ) -> tuple[Array, Array]:
@@ -130,7 +134,7 @@ def _semi_hard(s: Array, positive: Array, negative: Array, margin: Any) -> tuple
     rank = xp.where(rank > 0, rank, zero)
     low = xp.finfo(s.dtype).min
     falling = xp.sort(xp.where(negative, s, xp.full_like(s, low)), axis=1, descending=True)
-    partner = moved(falling, xp.astype(rank, xp.int64), axis=1)
+    partner = moved(falling, xp.astype(rank, place.dtype), axis=1)
     some = positive & (n_negative > 0)
     slack = xp.where(some, partner - s + margin, zero)
     active = xp.astype(slack > 0, s.dtype)

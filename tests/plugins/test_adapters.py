@@ -59,7 +59,11 @@ def test_forward_is_the_matrix(library, adapter, rng):
 
 @pytest.mark.parametrize("adapter", ALL, ids=repr)
 def test_pullbacks_against_differences(library, adapter, rng):
-    params, x, dy = some_params(adapter, rng), rng.standard_normal((N, D)), rng.standard_normal((N, D))
+    params, x, dy = (
+        some_params(adapter, rng),
+        rng.standard_normal((N, D)),
+        rng.standard_normal((N, D)),
+    )
 
     def value(params, x):
         here = {name: library.asarray(p) for name, p in params.items()}
@@ -73,7 +77,10 @@ def test_pullbacks_against_differences(library, adapter, rng):
     assert_is_gradient(lambda v: value(params, v), x, library.to_numpy(dx), rng)
     for name, p in params.items():
         assert_is_gradient(
-            lambda v, name=name: value({**params, name: v}, x), p, library.to_numpy(grads[name]), rng
+            lambda v, name=name: value({**params, name: v}, x),
+            p,
+            library.to_numpy(grads[name]),
+            rng,
         )
     without, nothing = pullback(library.asarray(dy), need_dx=False)
     assert nothing is None
@@ -84,7 +91,11 @@ def test_pullbacks_against_differences(library, adapter, rng):
 @pytest.mark.parametrize("adapter", TRAINED, ids=repr)
 def test_pullbacks_are_autograds(library, adapter, rng):
     torch = pytest.importorskip("torch", reason="the package torch is not installed")
-    params, x, dy = some_params(adapter, rng), rng.standard_normal((N, D)), rng.standard_normal((N, D))
+    params, x, dy = (
+        some_params(adapter, rng),
+        rng.standard_normal((N, D)),
+        rng.standard_normal((N, D)),
+    )
     leaves = {name: torch.tensor(p, requires_grad=True) for name, p in params.items()}
     there = torch.tensor(x, requires_grad=True)
     if isinstance(adapter, LowRank):

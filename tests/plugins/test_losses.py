@@ -171,9 +171,7 @@ def test_a_column_in_neither_mask_has_no_influence(library, loss, rng):
     kind = rng.random((N, M))
     positive, negative = kind < 0.2, kind > 0.6
     other = np.where(positive | negative, s, 100 * rng.standard_normal((N, M)))
-    one, two = (
-        loss.row_terms(*map(library.asarray, (x, positive, negative))) for x in (s, other)
-    )
+    one, two = (loss.row_terms(*map(library.asarray, (x, positive, negative))) for x in (s, other))
     for x, y in zip(one, two, strict=True):
         assert_near(library.to_numpy(x), library.to_numpy(y), 1e-9)
     assert not library.to_numpy(one[1])[~(positive | negative)].any()
@@ -207,7 +205,7 @@ def distances(torch, a, b):
     return (a[:, None] - b[None]).square().sum(-1).clamp_min(1e-300).sqrt()
 
 
-SIZES = [(1, 3), (2, 4), (7, 3), (N, D)]
+SIZES = [(1, 3), (7, 4), (N, D)]
 
 
 @pytest.mark.parametrize(("n", "d"), SIZES)
@@ -292,7 +290,8 @@ def test_symmetric_info_nce_is_clips_loss(library, weighted, rng):
     def formula(torch, a, p):
         z = unit(torch, a) @ unit(torch, p).T / 0.1
         losses = sum(
-            torch.nn.functional.cross_entropy(x, torch.arange(N), reduction="none") for x in (z, z.T)
+            torch.nn.functional.cross_entropy(x, torch.arange(N), reduction="none")
+            for x in (z, z.T)
         )
         return (torch.as_tensor(w) * losses).sum() / w.sum() / 2
 
@@ -428,13 +427,13 @@ def test_triplets_by_index(library, rng):
         assert_result(library, result, want, case, 1e-8)
 
 
-# Ties -----------------------------------------------------------------------------------------------
+# Ties ----
 
 
 @pytest.mark.parametrize("mode", MODES)
 @given(st.integers(1, 12), st.integers(1, 10), st.sampled_from([0.0, 0.7]), st.integers(0, 2**32))
 def test_triplet_ties_and_duplicates(on_numpy, mode, n, m, margin, seed):
-    """Similarities that are small integers: ties between columns of a kind and across kinds."""
+    """Similarities that are small integers: ties between columns of one kind and of both."""
     rng = np.random.default_rng(seed)
     s = rng.integers(-2, 3, (n, m)).astype(float)
     kind = rng.random((n, m))

@@ -104,9 +104,7 @@ def test_mined_pairs_give_the_loss_of_their_mask(library, rng):
         assert_near(library.to_numpy(result.value), library.to_numpy(want.value))
         assert_near(library.to_numpy(result.value), library.to_numpy(again.value), 0, 0)
         for name in ("anchors", "references"):
-            assert_near(
-                library.to_numpy(result.grads[name]), library.to_numpy(want.grads[name])
-            )
+            assert_near(library.to_numpy(result.grads[name]), library.to_numpy(want.grads[name]))
 
 
 def test_both_directions_of_mined_pairs_beside_shared_negatives(library, rng):

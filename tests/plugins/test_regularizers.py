@@ -35,7 +35,8 @@ def test_l2_toward_the_start(library, rng):
     regularizer = L2(strength=0.3).begin(first)
     result = regularizer.value_and_grad(here)
     assert_near(
-        library.to_numpy(result.value), 0.15 * sum(np.sum((params[k] - start[k]) ** 2) for k in start)
+        library.to_numpy(result.value),
+        0.15 * sum(np.sum((params[k] - start[k]) ** 2) for k in start),
     )
     for name in start:
         assert_near(library.to_numpy(result.grads[name]), 0.3 * (params[name] - start[name]))

@@ -124,8 +124,12 @@ def test_plugins_can_be_switched_off(
     python, example_plugin: Path, broken_plugin: Path, setting: str, found: bool
 ) -> None:
     ran = python(
-        "-m", "coreframe", "list", "losses",
-        plugins=(example_plugin, broken_plugin), COREFRAME_PLUGINS=setting,
+        "-m",
+        "coreframe",
+        "list",
+        "losses",
+        plugins=(example_plugin, broken_plugin),
+        COREFRAME_PLUGINS=setting,
     )
     words = output(ran).split()
     assert ("soft_margin" in words) is found
@@ -148,7 +152,14 @@ def test_it_is_trained_by_name_from_a_config(python, example_plugin: Path, tmp_p
         '[miner]\nname = "threshold"\nk = 4\n[train]\nepochs = 1\n'
     )
     ran = python(
-        "-m", "coreframe", "train", "pairs.jsonl", "-c", "run.toml", "-o", "out",
+        "-m",
+        "coreframe",
+        "train",
+        "pairs.jsonl",
+        "-c",
+        "run.toml",
+        "-o",
+        "out",
         plugins=(example_plugin,),
     )
     assert ran.returncode in (0, 3), ran.stderr  # 3: trained, but not better

@@ -344,8 +344,10 @@ class KnowsOnlyRows(Nearest):
         n, m = batch.relation.rows, batch.relation.columns
 
         def function(rows: slice, cols: slice, xp: Any, device: Any) -> Any:
-            return tuple(x[:, : cols.stop - cols.start] for x in
-                         batch.relation.tile(rows, slice(0, m), xp, device))
+            return tuple(
+                x[:, : cols.stop - cols.start]
+                for x in batch.relation.tile(rows, slice(0, m), xp, device)
+            )
 
         return Masked(function, n, m)
 
@@ -398,8 +400,14 @@ def test_a_wrong_miner_is_named(few_libraries: None, miner: Miner, name: str, wo
 
 
 @pytest.mark.parametrize(
-    "target", ["hardest", "miners:hardest", "coreframe-ml:hardest", "miners:coreframe-ml:hardest",
-               "coreframe_miners.hardest:Hardest"],
+    "target",
+    [
+        "hardest",
+        "miners:hardest",
+        "coreframe-ml:hardest",
+        "miners:coreframe-ml:hardest",
+        "coreframe_miners.hardest:Hardest",
+    ],
 )
 def test_a_component_can_be_named_in_many_ways(few_libraries: None, target: str) -> None:
     assert all(check(target))

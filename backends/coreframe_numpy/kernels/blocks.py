@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coreframe.backend import Array
-from coreframe.tiles import Memory, Part, Rows, Totals, join
+from coreframe.tiles import Memory, Part, Rows
 from coreframe_numpy.kernels import threads
 
 
@@ -32,13 +32,13 @@ class ReusedMemory(Memory):
         return x if keep.all() else np.where(keep[:, None], x, 0)
 
 
-def block_loop(left: Array, rows: Rows) -> Totals:
+def block_loop(left: Array, rows: Rows) -> Part:
     """Run the blocks on the pool. Every sum over blocks is added in block order, whatever the
     number of threads; each block runs with one BLAS thread.
     """
     slices = rows.slices
     if len(slices) == 1:
-        return join([rows.block(slices[0], Memory())], np)
+        return rows.block(slices[0], Memory())
 
     n, d = left.shape
     losses, counted = np.empty(n, left.dtype), np.empty(n, bool)
@@ -57,19 +57,16 @@ def block_loop(left: Array, rows: Rows) -> Totals:
             d_left[part] = result.left
         if d_own is not None:
             d_own[part] = result.own
-        return Part(losses[:0], counted[:0], None, result.right, None, result.scale, result.bias)
+        return Part(losses[:0], counted[:0], None, None, result.sums)
 
-    right: Any = None
-    scale: Any = None
-    bias: Any = None
+    sums: dict[str, Any] = {}
     with threads.one_blas_thread():
         for part in _in_order(run, slices, rows.plan.at_once):
-            if part.right is not None:
-                right = part.right if right is None else np.add(right, part.right, out=right)
-            if part.scale is not None:
-                scale = part.scale if scale is None else scale + part.scale
-                bias = part.bias if bias is None else bias + part.bias
-    return Totals(losses, counted, d_left, right, d_own, scale, bias)
+            for name, x in part.sums.items():
+                before = sums.get(name)
+                out = before if x.ndim else None  # each block's sums are its own to write to
+                sums[name] = x if before is None else np.add(before, x, out=out)
+    return Part(losses, counted, d_left, d_own, sums)
 
 
 def _in_order(run: Any, slices: list[slice], at_once: int) -> Any:

@@ -1,0 +1,263 @@
+"""What the documents say is true: their code runs, their names exist, nothing is left out."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+
+import coreframe
+from coreframe import cli, registry
+from coreframe.plugin import HOOKS, KINDS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = [
+    *(ROOT / "coreframe").rglob("*.py"),
+    *(ROOT / "backends").rglob("*.py"),
+    *(ROOT / "plugins").rglob("*.py"),
+]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code of a document, and the line that it starts at."""
+
+    page: Path
+    language: str
+    code: str
+    line: int
+
+    def run(self, names: dict[str, Any]) -> None:
+        """Run Python in a namespace; a traceback shows the line of the document."""
+        source = "\n" * (self.line - 1) + self.code
+        exec(compile(source, str(self.page), "exec"), names)
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(page, m[1], m[2], text.count("\n", 0, m.start(2)) + 1)
+        for m in FENCE.finditer(text)
+        if m[1] in languages
+    ]
+
+
+def name_of(value: object) -> str:
+    if isinstance(value, Block):
+        return f"{value.page.name}:{value.line}"
+    return value.name if isinstance(value, Path) else str(value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of its own to run in, with vectors whose queries a linear map improves."""
+    rng = np.random.default_rng(0)
+    documents = rng.normal(size=(1200, 32))
+    turn = np.linalg.qr(rng.normal(size=(32, 32)))[0]
+    queries = 0.5 * documents + documents @ turn + 0.2 * rng.normal(size=(1200, 32))
+    np.save(tmp_path / "queries.npy", queries.astype(np.float32))
+    np.save(tmp_path / "documents.npy", documents.astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COREFRAME_BACKEND", "")  # documents may set it; this puts it back
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def write_module(block: Block, folder: Path, names: dict[str, Any]) -> None:
+    """Write a block that names its file, import it, and take over its names, as if in the file."""
+    path = block.code.splitlines()[0].removeprefix("# ")
+    target = folder / path
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(block.code, encoding="utf-8")
+    importlib.invalidate_caches()
+    module = importlib.import_module(path.removesuffix(".py").replace("/", ".").replace(
+        ".__init__", ""
+    ))
+    names.update(vars(module))
+
+
+# Python ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
+def test_python_runs_from_top_to_bottom(page: Path, folder: Path, monkeypatch) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    found = blocks(page, "python")
+    for block in found:
+        if re.match(r"# \w+(/\w+)+\.py\n", block.code):
+            write_module(block, folder, names)
+        else:
+            monkeypatch.setitem(names, "__file__", str(page))
+            block.run(names)
+    if page.name == "README.md":
+        assert len(found) >= 4
+        assert names["result"].value > 0  # of the losses that stand alone
+        np.testing.assert_allclose(names["y"], names["better_queries"], atol=1e-6)
+        check_the_shown_loss(names["SoftMargin"])
+
+
+def check_the_shown_loss(loss: type) -> None:
+    """The fifteen lines are fifteen lines, and what they define has right gradients."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = next(b for b in blocks(ROOT / "README.md", "python") if "class SoftMargin" in b.code)
+    lines = [line for line in block.code.splitlines() if line.strip()]
+    body = lines[next(i for i, line in enumerate(lines) if "@dataclass" in line) :]
+    assert len(body) <= 15
+    assert "## A new loss in fifteen lines" in text
+    rng = np.random.default_rng(0)
+    a, b, along = rng.normal(size=(3, 6, 4))
+    result = loss()(a, b)
+    step = 1e-6
+    difference = (loss()(a + step * along, b).value - loss()(a - step * along, b).value) / step / 2
+    assert float(difference) == pytest.approx(float((result.grads["anchors"] * along).sum()))
+
+
+def test_the_plugin_of_the_page_is_its_own_table(folder: Path) -> None:
+    """The hook of docs/write-a-plugin.md names a target that its own blocks define."""
+    names: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "write-a-plugin.md", "python"):
+        if block.code.startswith("# "):
+            write_module(block, folder, names)
+    table = names["coreframe_losses"]()
+    for target in table.values():
+        assert issubclass(registry.import_target(target), coreframe.Loss)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "jax"])
+def test_ten_lines_on_arrays_of_each_library(kind: str, folder: Path) -> None:
+    library = pytest.importorskip(kind)
+    block = next(b for b in blocks(ROOT / "README.md", "python") if "cf.fit(" in b.code)
+    head, *rest = block.code.splitlines(keepends=True)
+    assert head.startswith("from numpy import load")
+    assert len([line for line in block.code.splitlines() if line.strip()]) <= 11
+    put = {"numpy": np.asarray, "torch": getattr(library, "from_numpy", None)}.get(kind)
+    put = put or library.numpy.asarray
+    names: dict[str, Any] = {"load": lambda name: put(np.load(name))}
+    Block(block.page, "python", "".join(rest), block.line + 1).run(names)
+    assert names["result"].better("ndcg@10")
+    assert (folder / "adapter" / "model.safetensors").exists()
+    queries, better = names["queries"], names["better_queries"]
+    assert type(better) is type(queries)
+    assert better.dtype == queries.dtype
+    assert better.shape == (5, 32)
+    want = coreframe.load("adapter")(np.load("queries.npy")[:5])
+    np.testing.assert_allclose(np.asarray(better), want, atol=1e-5)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "coreframe" else parts[1:]).removesuffix(".__init__")
+
+
+MODULES = sorted(module_of(path) for path in SOURCES if path.name != "__main__.py")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests(name: str, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["doctest"])
+    module = importlib.import_module(name)
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert found.failed == 0
+
+
+def test_there_are_doctests() -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    modules = [importlib.import_module(name) for name in MODULES]
+    examples = [t for m in modules for t in finder.find(m, m.__name__) if t.examples]
+    assert len(examples) >= 5
+
+
+# Other blocks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [b for p in PAGES for b in blocks(p, "toml")], ids=name_of)
+def test_toml_can_be_read(block: Block) -> None:
+    assert tomllib.loads(block.code)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
+def test_commands_exist_with_their_options(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    commands = re.findall(r"(?<![\w/-])coreframe ([a-z]+)((?: [^\s`#&|]+)*)(?=`|\s)", "\n".join(
+        [m[0] for m in re.finditer(r"`[^`\n]+`", text)] + [b.code for b in blocks(page, "sh")]
+    ))
+    for name, rest in commands:
+        assert name in cli.main.commands, f"{page.name} names 'coreframe {name}'"
+        command = cli.main.commands[name]
+        known = {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
+        for option in re.findall(r"(?:^| )(--?[a-z][\w-]*)", rest):
+            assert option in known, f"{page.name}: coreframe {name} has no {option}"
+
+
+def test_the_readme_lists_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in cli.main.commands:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+# Nothing is left out --------------------------------------------------------------------------
+
+
+def documents() -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def test_every_environment_variable_is_documented() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    used, text = set(re.findall(r"\bCOREFRAME_[A-Z_]+\b", source)), documents()
+    assert {"COREFRAME_BACKEND", "COREFRAME_PLUGINS", "COREFRAME_THREADS"} <= used
+    assert used - set(re.findall(r"\bCOREFRAME_[A-Z_]+\b", text)) == set()
+    assert set(re.findall(r"\bCOREFRAME_[A-Z_]+\b", text)) - used == set()
+
+
+def test_every_hook_is_named() -> None:
+    page = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    assert [hook for hook in HOOKS if not re.search(rf"\b{hook}\b", page)] == []
+    assert [kind for kind in KINDS if not re.search(rf"\bcoreframe_{kind}\b", page)] == []
+
+
+def test_every_component_is_named() -> None:
+    text = documents() + (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    ours = [
+        (kind, entry.name)
+        for kind in KINDS
+        for entry in registry.registry().entries(kind)
+        if entry.plugin.built_in
+    ]
+    assert len(ours) > 20
+    assert [(kind, name) for kind, name in ours if f"`{name}`" not in text] == []
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if not link.startswith(("https://", "http://", "#")):
+            assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+def test_paths_that_are_named_exist() -> None:
+    """Code spans that look like files or folders of the repository are."""
+    tops = "coreframe|backends|plugins|tests|docs|examples|benchmarks"
+    for page in PAGES:
+        for path in re.findall(rf"`((?:{tops})/[\w./-]*)`", page.read_text(encoding="utf-8")):
+            if "my_" not in path:
+                assert (ROOT / path).exists(), f"{page.name}: {path}"
