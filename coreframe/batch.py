@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coreframe import checks
-from coreframe.backend import Array, device_of, namespace, to_numpy
+from coreframe.backend import Array, device_of, namespace, on_host, to_numpy
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.ops import segment_sum
 
@@ -49,6 +49,10 @@ class Relation(ABC):
     @property
     def width(self) -> int | None:
         """The number l of listed columns a row, or None."""
+        return None
+
+    def check(self) -> None:
+        """Raise ArgumentError for what cannot be a relation; asked once, by the batch."""
         return None
 
 
@@ -112,7 +116,8 @@ class Aligned(Relation):
             return positive, ~positive
         own = _here(self.ids, rows, xp, device)[:, None]
         others = self.ids if self.reference_ids is None else self.reference_ids
-        return positive, own != _here(others, cols, xp, device)[None, :]
+        other = own != _here(others, cols, xp, device)[None, :]
+        return positive, other & ~positive
 
     def transpose(self) -> Relation:
         if self.ids is None:
@@ -175,6 +180,24 @@ class Listed(Relation):
         if self.negatives is None:
             return None
         return int(self.positives.shape[1] + self.negatives.shape[1])
+
+    def check(self) -> None:
+        for name, x in (("positives", self.positives), ("negatives", self.negatives)):
+            if x is None:
+                continue
+            xp = namespace(**{name: x})
+            if not xp.isdtype(x.dtype, "integral"):
+                raise ArgumentTypeError(f"listed {name} must be integers, got {x.dtype}")
+            if x.ndim != 2 or x.shape[0] != self.rows:
+                raise ArgumentError(
+                    f"listed {name} must be ({self.rows}, k), one row an anchor, "
+                    f"got {tuple(x.shape)}"
+                )
+            if on_host(x) and 0 not in x.shape and int(xp.max(x)) >= self.columns:
+                raise ArgumentError(
+                    f"listed {name} name reference {int(xp.max(x))}, but there are {self.columns}; "
+                    "-1 is an empty place"
+                )
 
     def tile(self, rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
         span = _span(cols, xp, device)[None, :]
@@ -314,6 +337,7 @@ class Batch:
                 f"relation is for {self.relation.rows} anchors and {self.relation.columns} "
                 f"references, but there are {n} and {m}"
             )
+        self.relation.check()
         dtypes = {
             str(x.dtype) for x in (self.anchors, self.references, self.negatives) if x is not None
         }
@@ -365,7 +389,9 @@ class Batch:
                 f"anchors and positives must both be (n, d), row i with row i, "
                 f"got {tuple(anchors.shape)} and {tuple(positives.shape)}"
             )
-        references = positives
+        # Checked here too, to speak of them by the names that the caller knows.
+        anchors = checks.embeddings("anchors", anchors)
+        references = checks.embeddings("positives", positives, width=anchors.shape[1])
         if shared is not None:
             shared = checks.embeddings("shared negatives", shared, width=positives.shape[1])
             references = xp.concat([positives, shared], axis=0)

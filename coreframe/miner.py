@@ -12,6 +12,8 @@ from coreframe.tiles import similarity_rows
 
 __all__ = ["Miner", "similarity_rows"]
 
+_ROUNDING = 2e-6  # of a cosine in float32, at any width
+
 
 class Miner(ABC):
     """Narrows the relation of a batch: it may drop pairs, and never invents one.
@@ -46,7 +48,7 @@ class Miner(ABC):
             similarity_rows(Batch(anchors=x, references=candidates, relation=everything))
             for x in (anchors, positives)
         ]
-        limit = 1 - 16 * float(xp.finfo(anchors.dtype).eps)
+        limit = 1 - _ROUNDING
         blocks = [(a[1] >= limit) | (p[1] >= limit) for a, p in zip(*same, strict=True)]
         barred = xp.concat(blocks, axis=0)
 

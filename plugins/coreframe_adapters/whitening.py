@@ -13,9 +13,9 @@ from coreframe_adapters.linear import Linear
 
 @dataclass(frozen=True, kw_only=True)
 class Whitening(ClosedForm):
-    """y = (x - mean) W with W = V diag(s + shrinkage mean(s))^(-1/2) V^T, where V diag(s) V^T is
-    the covariance of queries and documents together (ZCA whitening, which turns the space as
-    little as possible).
+    """y = (x - mean) W with W = V diag((s / m) + shrinkage)^(-1/2) V^T, where V diag(s) V^T is
+    the covariance of queries and documents together and m the mean of s (ZCA whitening, which
+    turns the space as little as possible; dividing by m keeps the scale).
 
     It does not use which query goes with which document. It moves both sides, so an index of
     documents has to be rebuilt.
