@@ -40,6 +40,10 @@ class Side:
     arrays: Mapping[str, Any] = field(default_factory=dict)
     scaling: float = 1.0
 
+    @property
+    def is_identity(self) -> bool:
+        return self.form == "identity" and "b" not in self.arrays
+
     def matrix(self, dimensions: int) -> tuple[Any, Any]:
         """Return (W, b) in float64, b None if there is none."""
         import numpy as np
@@ -67,9 +71,9 @@ class Side:
         """Return the map of this side followed by another."""
         import numpy as np
 
-        if self.form == "identity" and "b" not in self.arrays:
+        if self.is_identity:
             return other
-        if other.form == "identity" and "b" not in other.arrays:
+        if other.is_identity:
             return self
         w1, b1 = self.matrix(dimensions)
         w2, b2 = other.matrix(w1.shape[1])
@@ -100,12 +104,12 @@ class TrainedAdapter:
 
     @property
     def is_identity(self) -> bool:
-        return all(self.side(name).form == "identity" for name in SIDES)
+        return all(self.side(name).is_identity for name in SIDES)
 
     @property
     def rebuilds_index(self) -> bool:
         """Whether documents move too, so that their index must be built again."""
-        return self.side("document").form != "identity"
+        return not self.side("document").is_identity
 
     def side(self, name: str) -> Side:
         if name not in SIDES:
@@ -219,6 +223,19 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
                 f"the adapter in {path} is damaged: {name} is {x.dtype} {x.shape}, "
                 f"for dimensions {dimensions}"
             )
+    widths = set()
+    for name, side in sides.items():
+        shapes = {key: x.shape for key, x in side.arrays.items()}
+        width = shapes.get("W", (0, dimensions))[1]
+        thin = shapes.get("A", (0, 0))[1] == shapes.get("B", (0, 0))[0]
+        widths.add(width)
+        if not thin or shapes.get("b", (width,)) != (width,) or not np.isfinite(side.scaling):
+            raise ArtefactError(
+                f"the adapter in {path} is damaged: {name} has arrays of {shapes}, which do not "
+                f"fit together, or scaling {side.scaling}"
+            )
+    if len(widths) > 1:
+        raise ArtefactError(f"the adapter in {path} is damaged: its sides have widths {widths}")
     return adapter
 
 

@@ -182,7 +182,11 @@ def _train(
     _tell(options, f"split   {counts} queries, by group: no text and no group on two sides")
     quiet = options["quiet"] or options["as_json"]
     callbacks = [] if quiet else [console.progress(verbose=options["verbose"])]
-    outcome = experiment(train, dev, test, settings, base_model=base_model, callbacks=callbacks)
+    try:
+        outcome = experiment(train, dev, test, settings, base_model=base_model, callbacks=callbacks)
+    finally:  # an interrupted bar gives the terminal its cursor back
+        for callback in callbacks:
+            callback.on_end(None)
     metrics = outputs.write_run(outcome, settings, folder, title=title, inputs=inputs)
     if options["as_json"]:
         click.echo(outputs.to_json(metrics))

@@ -39,6 +39,9 @@ class _Lines(Callback):
         self.verbose = verbose
         self.loss = float("nan")
 
+    def on_start(self, run: Any) -> None:
+        click.echo(f"train   from {_start(run)}", err=True)
+
     def on_step(self, status: Status) -> None:
         self.loss = status.values["loss"]
 
@@ -72,6 +75,8 @@ class _Bar(Callback):
         self.parts: dict[str, str] = {}
 
     def on_start(self, run: Any) -> None:
+        self.parts = {"start": f"from {_start(run)}"}
+        self.task = None  # a second run gets a line of its own
         self.bar.start()
 
     def on_step(self, status: Status) -> None:
@@ -93,6 +98,11 @@ class _Bar(Callback):
 
     def on_end(self, run: Any) -> None:
         self.bar.stop()
+
+
+def _start(run: Any) -> str:
+    """Return where a run starts, in words."""
+    return "the identity" if run.start is None else type(run.start).__name__.lower()
 
 
 def print_outcome(outcome: Outcome, folder: Path) -> None:

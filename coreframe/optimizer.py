@@ -66,7 +66,8 @@ class Optimizer(ABC):
     ) -> tuple[Array, Slots]:
         """Return one parameter and its slots after update number ``count`` (from 1).
 
-        May reuse the memory of parameter and slots, never that of the gradient.
+        Never writes to its arguments: the trainer goes back to the old parameter and slots where
+        a step was not finite, and keeps those of the best epoch.
         """
 
     def init(self, params: Params) -> State:

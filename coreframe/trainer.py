@@ -97,6 +97,8 @@ def fit(
             raise ArgumentError(f"{name} must be a whole number from 1, got {number!r}")
     if metric not in METRICS:
         raise ArgumentError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise ArgumentError(f"max_grad_norm must be above 0 or None, got {max_grad_norm!r}")
     if train.has_labels and side == "query":
         raise ArgumentError("labelled vectors are one set: train them with side='both'")
     setup = Setup(
@@ -114,6 +116,11 @@ def fit(
         seed=seed,
         base_model=base_model,
     )
+    if side == "query" and setup.start is not None and setup.start.rebuilds_index:
+        raise ArgumentError(
+            f"start={start!r} moves the documents, which side='query' leaves as they are; "
+            "use side='both', or start='procrustes'"
+        )
     choice = choose_backend(backend, like=train.queries)
     run = Trainer(setup, train, dev, choice.backend, callbacks).run()
     return replace(run, backend_source=choice.source)
@@ -156,8 +163,9 @@ def solve(kind: ClosedForm, train: Pairs) -> dict[str, Side]:
 
 def _stored(adapter: Adapter, params: Mapping[str, Any]) -> Side:
     """Return an adapter's parameters in the form of the artefact."""
-    if set(params) == {"A", "B"}:
-        return Side("low_rank", dict(params), float(getattr(adapter, "scaling", 1.0)))
+    if set(params) == {"A", "B"} and hasattr(adapter, "scaling"):
+        thin = {name: to_numpy(x).astype(np.float32) for name, x in params.items()}
+        return Side("low_rank", thin, float(adapter.scaling))
     w, b = adapter.matrix(params)
     arrays = {"W": to_numpy(w).astype(np.float32)}
     if b is not None:
@@ -224,7 +232,7 @@ class Trainer:
 
         for callback in self.callbacks:
             callback.on_start(setup)
-        best = (self._evaluate(params, 0, 0), 0, params)
+        best = (self._evaluate(params, 0, 0, 0), 0, params)
         step = samples = 0
         stopped = False
         for epoch in range(setup.epochs):
@@ -257,7 +265,7 @@ class Trainer:
                     stopped = self._tell("on_step", step, epoch + 1, samples, values) or stopped
                 if stopped:
                     break
-            metrics = self._evaluate(params, step, epoch + 1)
+            metrics = self._evaluate(params, step, epoch + 1, samples)
             if not metrics or metrics[setup.metric] > best[0].get(setup.metric, -1.0):
                 best = (metrics, epoch + 1, params)
             if stopped:
@@ -346,11 +354,11 @@ class Trainer:
         relation = _relation(data.relevance, chosen[:, 0], documents)
         return _Inputs(queries, references, relation, chosen[:, 0], None)
 
-    def _evaluate(self, params: Params, step: int, epoch: int) -> dict[str, float]:
+    def _evaluate(self, params: Params, step: int, epoch: int, samples: int) -> dict[str, float]:
         if self.dev is None:
             return {}
         metrics = evaluate(self.stored(params), self.dev).mean()
-        self._tell("on_evaluate", step, epoch, 0, metrics)
+        self._tell("on_evaluate", step, epoch, samples, metrics)
         return metrics
 
     def _tell(

@@ -11,7 +11,7 @@ import numpy as np
 
 from coreframe.config import RunConfig
 from coreframe.data.files import Rows, read_labels, read_rows, read_vectors
-from coreframe.data.pairs import Pairs
+from coreframe.data.pairs import Pairs, join_groups
 from coreframe.data.relevance import Ints
 from coreframe.errors import ArgumentError, DataError
 
@@ -114,10 +114,7 @@ def _with_vectors(rows: Rows, keep: list[int], q: Any, d: Any, path: Path) -> Pa
         query_texts = None if rows.anchors is None else [rows.anchors[i] for i in first_q]
         document_texts = None if rows.positives is None else [rows.positives[i] for i in first_d]
     chosen = np.asarray(keep)
-    groups = None
-    if rows.group is not None:
-        group_of = dict(zip(left[::-1].tolist(), rows.group[::-1], strict=True))
-        groups = [group_of.get(i, f"row {i}") for i in range(len(q))]
+    groups = None if rows.group is None else join_groups(left, rows.group, len(q))
     pairs = Pairs(
         q,
         d,

@@ -76,6 +76,8 @@ class Pairs:
         if groups is not None and len(groups) != q:
             raise DataError(f"groups has {len(groups)} entries for {q} queries")
         group = np.arange(q) if groups is None else np.unique(groups, return_inverse=True)[1]
+        if group.size != q:
+            raise DataError(f"groups must hold one number or text a query ({q},)")
         wrong = np.zeros((0, 2), np.int64)
         if irrelevant is not None and len(irrelevant):
             wrong = ListedRelevance.of(irrelevant, q, c).pairs
@@ -104,8 +106,13 @@ class Pairs:
         corpus: Sequence[str] = (),
     ) -> Pairs:
         """Embed rows of texts, each text once; equal texts become one query or one document."""
-        if len(anchors) != len(positives):
-            raise DataError(f"{len(anchors)} anchors, but {len(positives)} positives")
+        for name, column in (
+            ("positives", positives),
+            ("negatives", negatives),
+            ("groups", groups),
+        ):
+            if column is not None and len(column) != len(anchors):
+                raise DataError(f"{len(anchors)} anchors, but {len(column)} {name}")
         query_of = {text: i for i, text in enumerate(dict.fromkeys(anchors))}
         every = dict.fromkeys([*positives, *(negatives or ()), *corpus])
         document_of = {text: i for i, text in enumerate(every)}
@@ -114,12 +121,7 @@ class Pairs:
         wrong = None
         if negatives is not None:
             wrong = np.stack([rows, [document_of[text] for text in negatives]], axis=1)
-        query_groups = None
-        if groups is not None:
-            codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
-            # Rows of one query may name several groups: those are then one group.
-            joined = components(rows, len(query_of) + codes, len(query_of) + int(codes.max()) + 1)
-            query_groups = joined[: len(query_of)]
+        query_groups = None if groups is None else join_groups(rows, groups, len(query_of))
         return cls(
             embedder.embed(list(query_of)),
             embedder.embed(list(document_of)),
@@ -133,6 +135,7 @@ class Pairs:
     @classmethod
     def labelled(cls, embeddings: Array, labels: Any) -> Pairs:
         """Return vectors (n, d) with class labels (n,): equal labels are right for each other."""
+        embeddings = checks.embeddings("embeddings", embeddings)
         codes = np.unique(to_numpy(labels), return_inverse=True)[1].reshape(-1).astype(np.int64)
         if len(codes) != embeddings.shape[0]:
             raise DataError(f"labels has {len(codes)} entries for {embeddings.shape[0]} rows")
@@ -174,13 +177,9 @@ class Pairs:
 
     def take(self, rows: Any) -> Pairs:
         """Return some of the queries, with all documents."""
-        rows = np.asarray(rows, dtype=np.int64)
-        wrong = np.zeros((0, 2), np.int64)
-        if len(self.irrelevant):
-            place = np.full(len(self), -1)
-            place[rows] = np.arange(len(rows))
-            wrong = self.irrelevant[place[self.irrelevant[:, 0]] >= 0]
-            wrong = np.stack([place[wrong[:, 0]], wrong[:, 1]], axis=1)
+        rows = np.arange(len(self))[rows]  # a list, an array or a mask
+        known = ListedRelevance(self.irrelevant, len(self), int(self.documents.shape[0]))
+        wrong = known.take(rows).pairs
         return Pairs(
             _rows(self.queries, rows),
             self.documents,
@@ -213,8 +212,11 @@ class Pairs:
             group = components(left, right, size + self.documents.shape[0])[:q]
         names, sizes = np.unique(group, return_counts=True)
         order = stream(seed, "split").permutation(len(names))
+        # A group that is larger than the part it might fill goes last, which is to train.
+        large = sizes[order] > min(dev, test) * q
+        order = np.concatenate([order[~large], order[large]])
         reached = np.cumsum(sizes[order])
-        # A group goes where its middle falls, so that one large group does not upset the shares.
+        # A group goes where its middle falls, so that the shares come out about right.
         middle = (reached - sizes[order] / 2) / q
         side = np.empty(len(names), np.int64)
         side[order] = np.where(middle < test, 2, np.where(middle < test + dev, 1, 0))
@@ -261,6 +263,15 @@ class Pairs:
         means = sums / xp.astype(sizes, sums.dtype)[:, None]
         wanted = np.searchsorted(values, self.relevance.query_labels)
         return self.queries, _rows(means, wanted)
+
+
+def join_groups(rows: Ints, groups: Sequence[Any], count: int) -> Ints:
+    """Return the group of each of ``count`` queries, where entry i of groups is query rows[i]'s.
+
+    Several groups that one query names are then one group; a query that names none is its own.
+    """
+    codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+    return components(rows, count + codes, count + int(codes.max()) + 1)[:count]
 
 
 def _like(indices: Ints, x: Array) -> Array:

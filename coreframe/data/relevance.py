@@ -64,6 +64,8 @@ class ListedRelevance(Relevance):
         """Say of each query and document, which broadcast, whether they are a pair."""
         known = self.pairs[:, 0] * self.documents + self.pairs[:, 1]  # sorted, as the pairs are
         wanted = queries * self.documents + documents
+        if not len(known):
+            return np.zeros(wanted.shape, dtype=bool)
         place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
         found: NDArray[np.bool_] = known[place] == wanted
         return found & (documents >= 0)
@@ -75,11 +77,13 @@ class ListedRelevance(Relevance):
         return np.bincount(self.pairs[:, 0], minlength=self.queries).astype(np.int64)
 
     def take(self, rows: Ints) -> ListedRelevance:
-        place = np.full(self.queries, -1)
-        place[rows] = np.arange(len(rows))
-        kept = self.pairs[place[self.pairs[:, 0]] >= 0]
-        moved = np.stack([place[kept[:, 0]], kept[:, 1]], axis=1)
-        return ListedRelevance(np.unique(moved, axis=0), len(rows), self.documents)
+        first = np.searchsorted(self.pairs[:, 0], rows)
+        sizes = np.searchsorted(self.pairs[:, 0], rows, side="right") - first
+        place = np.repeat(np.arange(len(rows)), sizes)
+        before = np.cumsum(sizes) - sizes
+        found = np.arange(len(place)) + np.repeat(first - before, sizes)
+        moved = np.stack([place, self.pairs[found, 1]], axis=1)
+        return ListedRelevance(moved, len(rows), self.documents)
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,7 +69,8 @@ def measure(found: Ints, relevance: Relevance) -> tuple[dict[str, NDArray[np.flo
         "recall@1": hits[:, :1].sum(axis=1) / wanted,
         "recall@10": hits.sum(axis=1) / wanted,
         "mrr@10": np.where(first > 0, 1 / np.maximum(first, 1), 0.0),
-        "ndcg@10": (hits * discount).sum(axis=1) / ideal,
+        # Added up in the order of the ideal, so that a perfect list has exactly 1.
+        "ndcg@10": (hits * discount).cumsum(axis=1)[:, -1] / ideal,
     }
     return values, found, first.astype(np.int64)
 
@@ -90,7 +91,7 @@ def search(queries: Array, documents: Array, k: int, *, similarity: str = "cosin
     left_norms, right_norms = kind.squared_norms(left), kind.squared_norms(right)
     blocks = []
     for i in range(0, left.shape[0], _QUERIES_AT_ONCE):
-        rows = slice(i, i + _QUERIES_AT_ONCE)
+        rows = slice(i, min(i + _QUERIES_AT_ONCE, left.shape[0]))
         best: Any = None
         for j in range(0, count, _DOCUMENTS_AT_ONCE):
             cols = slice(j, min(j + _DOCUMENTS_AT_ONCE, count))

@@ -182,13 +182,16 @@ def test_check_a_loss_with_the_built_in_plugins_alone(coreframe_) -> None:
     assert "0 broken" in ran.stdout
 
 
-def test_a_check_that_fails(here) -> None:
-    code, out, _ = here("check", "support:Library")
-    assert code != 0
+def test_what_cannot_be_checked(here) -> None:
+    code, out, err = here("check", "adapters:linear")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert "losses and miners" in err
 
 
 @pytest.mark.parametrize(
-    "arguments", [["plugins"], ["list"], ["list", "losses"], ["backends"], ["show", "losses", "triplet"]]
+    "arguments",
+    [["plugins"], ["list"], ["list", "losses"], ["backends"], ["show", "losses", "triplet"]],
 )
 def test_with_the_built_in_plugins_alone(coreframe_, arguments) -> None:
     ran = coreframe_(*arguments, COREFRAME_PLUGINS="none")
@@ -200,4 +203,6 @@ def test_a_plugin_that_is_switched_off(coreframe_) -> None:
     ran = coreframe_("plugins", COREFRAME_PLUGINS="-coreframe_torch")
     line = next(x for x in ran.stdout.splitlines() if "coreframe_torch" in x)
     assert line.split()[2] == "off"
-    assert "torch" not in coreframe_("list", "backends", COREFRAME_PLUGINS="-coreframe_torch").stdout
+    assert (
+        "torch" not in coreframe_("list", "backends", COREFRAME_PLUGINS="-coreframe_torch").stdout
+    )

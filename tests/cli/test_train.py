@@ -266,12 +266,18 @@ def test_files_that_do_not_fit(coreframe_, arrays, arguments, code, expected) ->
     refused(coreframe_("train", *arguments), code, expected)
 
 
-def test_too_few_rows(coreframe_, tmp_path) -> None:
-    lines(tmp_path / "pairs.jsonl", [GOOD, {"anchor": "b", "positive": "c"}])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_too_few_rows(coreframe_, tmp_path, rows) -> None:
+    lines(tmp_path / "pairs.jsonl", [{"anchor": f"a{i}", "positive": f"b{i}"} for i in range(rows)])
     ran = coreframe_("train", "pairs.jsonl")
-    assert ran.returncode in (2, 4)
-    refused(ran, ran.returncode, "error: ")
+    refused(ran, 4, "part is empty: ", "are too few for dev=0.1 and test=0.2")
     assert not (tmp_path / "coreframe-run").exists()
+
+
+def test_one_document_for_all(coreframe_, tmp_path) -> None:
+    """Queries that share a document stay on one side, so here there is nothing to split."""
+    lines(tmp_path / "pairs.jsonl", [{"anchor": f"a{i}", "positive": "b"} for i in range(50)])
+    refused(coreframe_("train", "pairs.jsonl"), 4, "50 queries in 1 groups that share no document")
 
 
 # Settings and folders that are refused ----------------------------------------------------------

@@ -64,9 +64,9 @@ def name_of(value: object) -> str:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of its own to run in, with vectors whose queries a linear map improves."""
     rng = np.random.default_rng(0)
-    documents = rng.normal(size=(360, 32))
+    documents = rng.normal(size=(250, 32))
     turn = np.linalg.qr(rng.normal(size=(32, 32)))[0]
-    queries = 0.5 * documents + documents @ turn + 0.2 * rng.normal(size=(360, 32))
+    queries = 0.5 * documents + documents @ turn + 0.2 * rng.normal(size=(250, 32))
     np.save(tmp_path / "queries.npy", queries.astype(np.float32))
     np.save(tmp_path / "documents.npy", documents.astype(np.float32))
     monkeypatch.chdir(tmp_path)
@@ -86,9 +86,9 @@ def write_module(block: Block, folder: Path, names: dict[str, Any]) -> None:
     target.parent.mkdir(exist_ok=True)
     target.write_text(block.code, encoding="utf-8")
     importlib.invalidate_caches()
-    module = importlib.import_module(path.removesuffix(".py").replace("/", ".").replace(
-        ".__init__", ""
-    ))
+    module = importlib.import_module(
+        path.removesuffix(".py").replace("/", ".").replace(".__init__", "")
+    )
     names.update(vars(module))
 
 
@@ -200,9 +200,12 @@ def test_toml_can_be_read(block: Block) -> None:
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
 def test_commands_exist_with_their_options(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    commands = re.findall(r"(?<![\w/-])coreframe ([a-z]+)((?: [^\s`#&|]+)*)(?=`|\s)", "\n".join(
-        [m[0] for m in re.finditer(r"`[^`\n]+`", text)] + [b.code for b in blocks(page, "sh")]
-    ))
+    commands = re.findall(
+        r"(?<![\w/-])coreframe ([a-z]+)((?: [^\s`#&|]+)*)(?=`|\s)",
+        "\n".join(
+            [m[0] for m in re.finditer(r"`[^`\n]+`", text)] + [b.code for b in blocks(page, "sh")]
+        ),
+    )
     for name, rest in commands:
         assert name in cli.main.commands, f"{page.name} names 'coreframe {name}'"
         command = cli.main.commands[name]
