@@ -133,7 +133,7 @@ class TrainedAdapter:
         return y if y.dtype == x.dtype else xp.astype(y, x.dtype)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write model.safetensors and config.json; each file appears whole or not at all."""
+        """Write model.safetensors and config.json: both whole, or neither."""
         from safetensors.numpy import save
 
         target = make_folder(folder)
@@ -159,8 +159,8 @@ class TrainedAdapter:
             "notes": dict(self.notes),
         }
         text = json.dumps(config, indent=2, ensure_ascii=False)
-        write_file(target / "model.safetensors", save(tensors, {"coreframe": json.dumps(config)}))
-        write_file(target / "config.json", (text + "\n").encode())
+        model = save(tensors, {"coreframe": json.dumps(config)})
+        write_files(target, {"model.safetensors": model, "config.json": (text + "\n").encode()})
 
 
 def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
@@ -174,9 +174,8 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         tensors = load_file(path / "model.safetensors")
     except FileNotFoundError as error:
-        raise ArtefactError(
-            f"{path} is no stored adapter: {Path(error.filename or path).name} is missing"
-        ) from None
+        missing = Path(error.filename or "model.safetensors").name  # safetensors names no file
+        raise ArtefactError(f"{path} is no stored adapter: {missing} is missing") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise ArtefactError(f"the adapter in {path} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -255,16 +254,27 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
 def write_file(path: Path, content: bytes | str) -> None:
     """Write a file whole or not at all: to a temporary neighbour that is then renamed."""
     data = content.encode() if isinstance(content, str) else content
-    temporary = ""
+    write_files(path.parent, {path.name: data})
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files that belong together: none takes its place before all are on the disk."""
+    temporaries: dict[str, str] = {}
+    path = folder
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        for name, data in contents.items():
+            path = folder / name
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".part-", delete=False) as file:
+                temporaries[name] = file.name
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporaries[name], 0o644)
+        for name in contents:
+            path = folder / name
+            os.replace(temporaries[name], path)
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        for temporary in temporaries.values():
+            Path(temporary).unlink(missing_ok=True)

@@ -198,6 +198,19 @@ def test_random_pairs_are_not_promoted(coreframe_, tmp_path, as_json) -> None:
     np.testing.assert_allclose(adapter(x), x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
+def test_a_gain_below_the_minimum_is_not_promoted(coreframe_, arrays) -> None:
+    """The best on dev is trained and shown, and still the identity is what is stored."""
+    words = ["train", "pairs.jsonl", "--queries", "q.npy", "--documents", "d.npy", *FEW]
+    ran = coreframe_(*words, "--set", "gate.minimum_gain=0.99")
+    assert ran.returncode == 3, ran.stderr
+    found = metrics(arrays / "coreframe-run")
+    assert found["kept"] != "identity"
+    assert found["gain"]["ndcg@10"] > 0
+    assert found["promoted"] == "identity"
+    assert coreframe.load(arrays / "coreframe-run").is_identity
+    assert "identity kept, nothing promoted" in ran.stdout
+
+
 # Data that is refused -------------------------------------------------------------------------
 
 GOOD = {"anchor": "a question", "positive": "an answer"}
