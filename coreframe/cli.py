@@ -102,6 +102,9 @@ def demo(quick: bool, embedder: str | None, **options: Any) -> int:
     """See embeddings get better on real data: English emoji names found by German ones."""
     from coreframe import config, demo, outputs
 
+    if quick and options["config"] is not None:
+        raise click.UsageError("--quick shortens the demo's own settings; leave out --config")
+
     options["out"] = options["out"] or Path("coreframe-demo")
     chosen = [] if embedder is None else [f"embedder.name={embedder}"]
     settings = config.read(

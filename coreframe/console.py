@@ -38,8 +38,10 @@ class _Lines(Callback):
     def __init__(self, verbose: bool) -> None:
         self.verbose = verbose
         self.loss = float("nan")
+        self.metric = "ndcg@10"
 
     def on_start(self, run: Any) -> None:
+        self.metric = run.metric
         click.echo(f"train   from {_start(run)}", err=True)
 
     def on_step(self, status: Status) -> None:
@@ -52,7 +54,7 @@ class _Lines(Callback):
         loss = "" if status.epoch == 0 else f"  loss {self.loss:.4f}"
         click.echo(
             f"train   epoch {status.epoch}/{status.epochs}{loss}"
-            f"  dev ndcg@10 {status.values['ndcg@10']:.3f}",
+            f"  dev {self.metric} {status.values[self.metric]:.3f}",
             err=True,
         )
 
@@ -73,8 +75,10 @@ class _Bar(Callback):
         )
         self.task: Any = None
         self.parts: dict[str, str] = {}
+        self.metric = "ndcg@10"
 
     def on_start(self, run: Any) -> None:
+        self.metric = run.metric
         self.parts = {"start": f"from {_start(run)}"}
         self.task = None  # a second run gets a line of its own
         self.bar.start()
@@ -87,7 +91,7 @@ class _Bar(Callback):
         self._show(status)
 
     def on_evaluate(self, status: Status) -> None:
-        self.parts["dev"] = f"dev ndcg@10 {status.values['ndcg@10']:.3f}"
+        self.parts["dev"] = f"dev {self.metric} {status.values[self.metric]:.3f}"
         self._show(status)
 
     def _show(self, status: Status) -> None:

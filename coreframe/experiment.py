@@ -185,12 +185,12 @@ def _gate(
     if passed:
         return Gate(True, metric, minimum, g.gain, g.low, g.high, numbers)
     base = candidates["identity"].dev[metric]
-    if base >= SATURATED:
-        hint = f"base {metric} is {base:.2f} on dev: there is little left to win"
-    elif len(train) < FEW_PAIRS:
+    if len(train) < FEW_PAIRS:
         hint = f"{len(train)} training queries are few: label more, some hundreds usually show"
     elif len(test) < FEW_TEST_QUERIES:
         hint = f"{len(test)} test queries leave a wide interval: hold out more of them"
+    elif base >= SATURATED:
+        hint = f"base {metric} is {base:.2f} on dev: there is little left to win"
     elif kept == "identity":
         hint = "nothing beat the base on dev: try a lower learning rate or side = 'both'"
     else:

@@ -36,16 +36,13 @@ def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool) -> Path:
         raise ArgumentError(
             f"the output folder {path} is not empty; use --overwrite, or another --out"
         )
-    existed = path.exists()
-    make_folder(path)
+    # Tried in the nearest folder that exists, so that a run that fails leaves no empty ones.
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=path):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise OutputError(f"cannot write to {path}: {error.strerror or error}") from None
-    finally:
-        if not existed:
-            path.rmdir()
     return path
 
 

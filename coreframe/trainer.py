@@ -252,7 +252,9 @@ class Trainer:
                 # A value or gradient that is not finite never reaches the parameters.
                 sound = xp.isfinite(value) & xp.isfinite(norm)
                 new_params, new_state = now.update(params, grads, state)
-                projected = _named("loss", setup.loss.project(_under("loss", new_params)))
+                # NumPy's arithmetic turns arrays without dimensions into its scalars.
+                own = {name: xp.asarray(x) for name, x in _under("loss", new_params).items()}
+                projected = _named("loss", setup.loss.project(own))
                 new_params = {**new_params, **projected}
                 params = _choose(sound, new_params, params, xp)
                 state = _choose(sound, new_state, state, xp)
@@ -324,7 +326,8 @@ class Trainer:
                 fields = {"anchors": anchors}
                 if references is not None:
                     fields["references"] = references
-                found = term.value_and_grad(fields, ids={"anchors": inputs.ids})
+                ids = {"anchors": inputs.ids, "references": inputs.documents}
+                found = term.value_and_grad(fields, ids=ids)
                 for name in wrt:
                     if name in found.grads:
                         slopes[name] = slopes[name] + found.grads[name]
@@ -345,14 +348,14 @@ class Trainer:
         queries = xp.take(data.queries, index, axis=0)
         if not isinstance(data.relevance, ListedRelevance):
             labels = xp.asarray(data.relevance.query_labels[chosen[:, 0]], device=device)  # type: ignore[attr-defined]
-            return _Inputs(queries, None, SameLabel(labels), chosen[:, 0], labels)
+            return _Inputs(queries, None, SameLabel(labels), chosen[:, 0], None, labels)
         documents = chosen[:, 1]
         if len(data.irrelevant):
             known = data.irrelevant[np.isin(data.irrelevant[:, 0], chosen[:, 0]), 1]
             documents = np.concatenate([documents, known])
         references = xp.take(data.documents, xp.asarray(documents, device=device), axis=0)
         relation = _relation(data.relevance, chosen[:, 0], documents)
-        return _Inputs(queries, references, relation, chosen[:, 0], None)
+        return _Inputs(queries, references, relation, chosen[:, 0], documents, None)
 
     def _evaluate(self, params: Params, step: int, epoch: int, samples: int) -> dict[str, float]:
         if self.dev is None:
@@ -388,6 +391,7 @@ class _Inputs:
     references: Array | None
     relation: Relation
     ids: Ints
+    documents: Ints | None
     labels: Array | None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from coreframe import checks
 from coreframe.adapter import Adapter, Pullback
 from coreframe.backend import Array, Params, device_of, namespace
+from coreframe.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,11 @@ class LowRank(Adapter):
     def init(self, rng: Any, dim_in: int) -> Params:
         import numpy as np
 
+        if self.rank > dim_in:
+            raise ArgumentError(
+                f"LowRank.rank must be at most the width {dim_in}, got {self.rank}; "
+                "the adapter linear has a full matrix"
+            )
         a = rng.standard_normal((dim_in, self.rank)) / np.sqrt(dim_in)
         return {"A": a.astype(np.float32), "B": np.zeros((self.rank, dim_in), np.float32)}
 

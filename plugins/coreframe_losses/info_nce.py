@@ -40,7 +40,7 @@ class InfoNCE(PairwiseLoss):
     >>> import numpy as np
     >>> a = np.eye(3, dtype=np.float32)
     >>> float(InfoNCE(temperature=1.0)(a, a).value)  # log(1 + 2 / e)
-    0.5514447...
+    0.551444...
     """
 
     temperature: float | Scheduler = 0.07

@@ -331,7 +331,7 @@ def test_a_folder_with_files_is_left_alone(coreframe_, tmp_path) -> None:
         (["--embedder", "hashin"], {}, "no embedder is named 'hashin'. Did you mean 'hashing'?"),
         (["--seed", "-1"], {}, "Invalid value for '--seed': -1 is not in the range x>=0"),
         (["--side", "left"], {}, "Invalid value for '--side': 'left' is not one of"),
-        (["--config", "nowhere.toml"], {}, "nowhere.toml has 1 mistake:\n  - it cannot be read"),
+        (["--config", "run.toml"], {}, "--quick shortens the demo's own settings"),
         (["--bakcend", "numpy"], {}, "No such option"),
         (["extra"], {}, "Got unexpected extra argument (extra)"),
     ],
@@ -344,6 +344,12 @@ def test_a_mistake_gets_one_line_and_writes_nothing(
     assert expected in ran.stderr
     assert "Traceback" not in ran.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_is_not_there(coreframe_) -> None:
+    ran = coreframe_("demo", "--config", "nowhere.toml")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "nowhere.toml has 1 mistake:\n  - it cannot be read" in ran.stderr
 
 
 @pytest.mark.skipif(util.find_spec("cupy") is not None, reason="CuPy is installed")

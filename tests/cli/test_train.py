@@ -334,7 +334,7 @@ def test_a_traceback_only_when_asked_for(coreframe_, tmp_path, debug) -> None:
     ("out", "code", "expected"),
     [
         ("pairs.jsonl", 1, "error: pairs.jsonl is a file, not a folder; choose another with --out"),
-        ("pairs.jsonl/below", 1, "error: cannot make the folder pairs.jsonl/below: Not a direct"),
+        ("pairs.jsonl/below", 1, "error: cannot write to pairs.jsonl/below: Not a direct"),
         (".", 2, "error: the output folder . is not empty; use --overwrite, or another --out"),
     ],
 )

@@ -338,9 +338,7 @@ def test_tensors_that_do_not_fit(stored, tensors, text):
 def test_thin_tensors_that_do_not_fit(tmp_path):
     TrainedAdapter(D, {"query": random_side("low_rank")}).save(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    save_file(
-        tensors | {"query.B": np.ones((3, D), np.float32)}, tmp_path / "model.safetensors"
-    )
+    save_file(tensors | {"query.B": np.ones((3, D), np.float32)}, tmp_path / "model.safetensors")
     assert "which do not fit together" in refused(tmp_path)
 
 

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+from coreframe import get_backend
+from coreframe.backend import to_numpy
+from coreframe.data.pairs import Pairs
+from coreframe.trainer import Setup, Trainer
 from coreframe_adapters.linear import Linear
 from coreframe_adapters.low_rank import LowRank
 from coreframe_adapters.procrustes import Procrustes
@@ -20,11 +25,6 @@ from coreframe_miners.random import Random
 from coreframe_optimizers.adamw import AdamW
 from coreframe_regularizers.l2 import L2
 from coreframe_schedulers.warmup_cosine import WarmupCosine
-
-from coreframe import get_backend
-from coreframe.backend import to_numpy
-from coreframe.data.pairs import Pairs
-from coreframe.trainer import Setup, Trainer
 
 xp = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
 
