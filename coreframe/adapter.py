@@ -30,6 +30,10 @@ class Adapter(ABC):
     def matrix(self, params: Params) -> tuple[Array, Array | None]:
         """Return the same map as a matrix W (d_in, d_out) and a bias b (d_out,), or None."""
 
+    def thin(self, params: Params) -> tuple[Array, Array, float] | None:
+        """Return A (d, r), B (r, d) and s where the map is y = x + s (x A) B, else None."""
+        return None
+
 
 class ClosedForm(Adapter):
     """An adapter whose parameters are computed from data at once, and not trained by gradients."""

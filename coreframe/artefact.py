@@ -134,9 +134,12 @@ class TrainedAdapter:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write model.safetensors and config.json: both whole, or neither."""
+        write_files(make_folder(folder), self.files())
+
+    def files(self) -> dict[str, bytes]:
+        """Return what is stored: the content of each file by its name."""
         from safetensors.numpy import save
 
-        target = make_folder(folder)
         tensors: dict[str, Any] = {}
         sides = {}
         for name in SIDES:
@@ -160,7 +163,7 @@ class TrainedAdapter:
         }
         text = json.dumps(config, indent=2, ensure_ascii=False)
         model = save(tensors, {"coreframe": json.dumps(config)})
-        write_files(target, {"model.safetensors": model, "config.json": (text + "\n").encode()})
+        return {"model.safetensors": model, "config.json": (text + "\n").encode()}
 
 
 def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
@@ -176,7 +179,7 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
     except FileNotFoundError as error:
         missing = Path(error.filename or "model.safetensors").name  # safetensors names no file
         raise ArtefactError(f"{path} is no stored adapter: {missing} is missing") from None
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ArtefactError(f"the adapter in {path} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ArtefactError(f"{path / 'config.json'} is not of the format {FORMAT!r}")
@@ -186,7 +189,12 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
             f"this coreframe reads version {VERSION}"
         )
     try:
-        dimensions = int(config["dimensions"])
+        dimensions, normalize, notes = (config[k] for k in ("dimensions", "normalize", "notes"))
+        Similarity(config["similarity"])
+        if type(dimensions) is not int or dimensions < 1:
+            raise ValueError(f"dimensions {dimensions!r}")
+        if type(normalize) is not bool or not isinstance(notes, dict):
+            raise ValueError(f"normalize {normalize!r}, notes {type(notes).__name__}")
         sides: dict[str, Side] = {}
         wanted: dict[str, tuple[int | None, ...]] = {}
         for name in SIDES:
@@ -203,12 +211,12 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
         adapter = TrainedAdapter(
             dimensions,
             sides,
-            bool(config["normalize"]),
+            normalize,
             str(config["similarity"]),
             config.get("base_model"),
-            config.get("notes", {}),
+            notes,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ArtefactError(
             f"the adapter in {path} is damaged: {type(error).__name__} {error}"
         ) from None

@@ -113,6 +113,11 @@ def namespace(**arrays: Any) -> Any:
     return found
 
 
+def is_array(x: Any) -> bool:
+    """Say whether x is an array of a library that follows the standard."""
+    return _namespace_of(x) is not None
+
+
 def device_of(x: Array) -> Any:
     """Return the device of an array; None while JAX traces a function."""
     if type(x).__module__ == "numpy":
@@ -202,7 +207,8 @@ def choose_backend(name: str | None = None, *, like: Array | None = None) -> Cho
         return Choice(_open(variable, VARIABLE), VARIABLE)
     if like is not None and (own := own_backend(library_of(like))) is not None:
         device = device_of(like)
-        return Choice(own("" if device is None else str(device)), "the arrays given")
+        backend = own("" if device is None else str(device))
+        return Choice(backend, "default" if backend.name == "numpy" else "the arrays given")
     return Choice(_open("numpy", "default"), "default")
 
 

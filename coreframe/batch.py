@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coreframe import checks
-from coreframe.backend import Array, device_of, namespace, on_host, to_numpy
+from coreframe.backend import Array, device_of, is_array, namespace, on_host
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.ops import segment_sum
 
@@ -69,7 +69,7 @@ def _codes(name: str, *lists: Any) -> tuple[Any, ...]:
 
     found: list[Any] = []
     for values in lists:
-        x = values if hasattr(values, "device") else np.asarray(values)
+        x = values if is_array(values) else np.asarray(values)
         if not isinstance(x, np.ndarray):
             xp = namespace(**{name: x})
             if not xp.isdtype(x.dtype, ("integral", "bool")):
@@ -114,16 +114,34 @@ class Aligned(Relation):
         positive = _span(rows, xp, device)[:, None] == _span(cols, xp, device)[None, :]
         if self.ids is None:
             return positive, ~positive
-        own = _here(self.ids, rows, xp, device)[:, None]
-        others = self.ids if self.reference_ids is None else self.reference_ids
-        other = own != _here(others, cols, xp, device)[None, :]
-        return positive, other & ~positive
+        different = self._differ(rows, cols, xp, device)
+        return positive, different & ~positive
+
+    def _differ(self, rows: slice, cols: slice, xp: Any, device: Any) -> Array:
+        """Compare ids; rows and columns beyond the ids have none, and equal nothing."""
+        parts = []
+        for ids, part in ((self.ids, rows), (self._others, cols)):
+            named = slice(part.start, min(part.stop, max(part.start, ids.shape[0])))
+            parts.append((_here(ids, named, xp, device), part.stop - named.stop))
+        (left, more_left), (right, more_right) = parts
+        different = left[:, None] != right[None, :]
+        r, c = different.shape
+        if more_right:
+            beyond = xp.ones((r, more_right), dtype=xp.bool, device=device)
+            different = xp.concat([different, beyond], axis=1)
+        if more_left:
+            beyond = xp.ones((more_left, c + more_right), dtype=xp.bool, device=device)
+            different = xp.concat([different, beyond], axis=0)
+        return different
+
+    @property
+    def _others(self) -> Any:
+        return self.ids if self.reference_ids is None else self.reference_ids
 
     def transpose(self) -> Relation:
         if self.ids is None:
             return Aligned(self.columns, self.rows)
-        others = self.ids if self.reference_ids is None else self.reference_ids
-        return Aligned(self.columns, self.rows, others, self.ids)
+        return Aligned(self.columns, self.rows, self._others, self.ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,9 +421,8 @@ class Batch:
                 reference_ids = ids
             else:
                 ids, reference_ids = _codes("ids", ids, reference_ids)
-            if reference_ids.shape[0] == n < m:
-                reference_ids = _with_fresh_ids(reference_ids, m - n)
-            checks.vector("reference_ids", reference_ids, m, of="references")
+            if reference_ids.shape[0] != n:
+                checks.vector("reference_ids", reference_ids, m, of="references")
         elif reference_ids is not None:
             raise ArgumentError("reference_ids needs ids: the ids of the anchors' own items")
         return cls(
@@ -415,7 +432,7 @@ class Batch:
             relation=Aligned(n, m, ids, reference_ids),
             weights=weights,
             ids=ids,
-            reference_ids=reference_ids,
+            reference_ids=None if ids is None or reference_ids.shape[0] != m else reference_ids,
         )
 
     @classmethod
@@ -462,12 +479,3 @@ class Batch:
     def targets(self) -> Array:
         """The references, or the anchors themselves: (m, d)."""
         return self.anchors if self.references is None else self.references
-
-
-def _with_fresh_ids(ids: Any, count: int) -> Any:
-    """Extend ids by ``count`` new ones that equal no other."""
-    import numpy as np
-
-    host = to_numpy(ids)
-    top = int(host.max()) + 1
-    return np.concatenate([host, np.arange(top, top + count, dtype=host.dtype)])

@@ -56,6 +56,11 @@ def run(arguments: list[str] | None = None) -> int:
             if isinstance(error, DataError):
                 return BAD_DATA
             return FAILED if isinstance(error, OutputError | MissingExtra | PluginError) else USAGE
+        except Exception as error:  # a plugin's, or ours: one line all the same
+            if "--debug" in words:
+                raise
+            click.echo(f"failed: {type(error).__name__}: {error} (--debug shows more)", err=True)
+            return FAILED
 
 
 def _show_warning(message: Warning | str, *rest: Any) -> None:
@@ -185,11 +190,7 @@ def _train(
     _tell(options, f"split   {counts} queries, by group: no text and no group on two sides")
     quiet = options["quiet"] or options["as_json"]
     callbacks = [] if quiet else [console.progress(verbose=options["verbose"])]
-    try:
-        outcome = experiment(train, dev, test, settings, base_model=base_model, callbacks=callbacks)
-    finally:  # an interrupted bar gives the terminal its cursor back
-        for callback in callbacks:
-            callback.on_end(None)
+    outcome = experiment(train, dev, test, settings, base_model=base_model, callbacks=callbacks)
     metrics = outputs.write_run(outcome, settings, folder, title=title, inputs=inputs)
     if options["as_json"]:
         click.echo(outputs.to_json(metrics))

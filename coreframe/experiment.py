@@ -105,7 +105,10 @@ def experiment(
     adapters = {"identity": TrainedAdapter(dimensions, base_model=base_model)}
     solvers: dict[str, ClosedForm] = {}
     for name in BASELINES:
-        solver = solvers[name] = registry.build("adapters", name)
+        solver = registry.build("adapters", f"{registry.BUILT_IN}:{name}")
+        if train.has_labels and not solver.rebuilds_index:
+            continue  # the vectors are one set: moving half of it means nothing
+        solvers[name] = solver
         adapters[name] = TrainedAdapter(dimensions, solve(solver, train), base_model=base_model)
     scores: dict[str, Mapping[str, float]] = {
         name: evaluate(adapter, dev).mean() for name, adapter in adapters.items()
@@ -136,10 +139,11 @@ def experiment(
     adapters["trained"], scores["trained"] = run.adapter, run.dev
 
     base = evaluate(None, test)
+    drawn = {"resamples": config.gate.resamples, "seed": settings.seed}
     candidates = {}
     for name, adapter in adapters.items():
         found = base if name == "identity" else evaluate(adapter, test)
-        gain = paired(base, found, resamples=config.gate.resamples, seed=settings.seed)
+        gain = paired(base, found, groups=test.groups, **drawn)
         allowed = settings.side == "both" or not adapter.rebuilds_index
         candidates[name] = Candidate(name, adapter, allowed, scores[name], found, gain)
     # The first of equals is kept: of two that are as good, the simpler one.
@@ -178,14 +182,21 @@ def _gate(
     """Ask whether the whole interval of the gain lies above the minimum, and say why not."""
     metric, minimum = config.gate.metric, config.gate.minimum_gain
     g = candidates[kept].gain.gains[metric]
-    passed = kept != "identity" and g.low > minimum
+    independent = len(set(test.groups.tolist()))
+    enough = independent >= config.gate.minimum_groups
+    passed = kept != "identity" and enough and g.low > minimum
     numbers = (
         f"{metric} {g.base:.3f} -> {g.adapted:.3f}, {g.gain:+.3f} [{g.low:+.3f}, {g.high:+.3f}]"
     )
     if passed:
         return Gate(True, metric, minimum, g.gain, g.low, g.high, numbers)
     base = candidates["identity"].dev[metric]
-    if len(train) < FEW_PAIRS:
+    if not enough:
+        hint = (
+            f"{independent} independent groups of test queries prove nothing, "
+            f"{config.gate.minimum_groups} are the least: hold out more, or collect more pairs"
+        )
+    elif len(train) < FEW_PAIRS:
         hint = f"{len(train)} training queries are few: label more, some hundreds usually show"
     elif len(test) < FEW_TEST_QUERIES:
         hint = f"{len(test)} test queries leave a wide interval: hold out more of them"

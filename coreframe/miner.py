@@ -8,6 +8,7 @@ from typing import Any
 from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch, Listed, Masked, Relation
 from coreframe.errors import ArgumentError
+from coreframe.similarity import Similarity
 from coreframe.tiles import similarity_rows
 
 __all__ = ["Miner", "similarity_rows"]
@@ -43,17 +44,16 @@ class Miner(ABC):
             )
         if k < 1:
             raise ArgumentError(f"k must be at least 1, got {k}")
-        everything = Masked(lambda r, c, xp, device: _all_negative(r, c, xp, device), n, m)
-        same = [
-            similarity_rows(Batch(anchors=x, references=candidates, relation=everything))
-            for x in (anchors, positives)
+        dtype = xp.float32 if xp.finfo(anchors.dtype).bits < 32 else anchors.dtype
+        units = [
+            Similarity("cosine").prepare(xp.astype(x, dtype), None)[0]
+            for x in (anchors, positives, candidates)
         ]
-        limit = 1 - _ROUNDING
-        blocks = [(a[1] >= limit) | (p[1] >= limit) for a, p in zip(*same, strict=True)]
-        barred = xp.concat(blocks, axis=0)
 
         def relation(rows: slice, cols: slice, xp: Any, device: Any) -> tuple[Array, Array]:
-            allowed = ~barred[rows, cols]
+            targets = xp.matrix_transpose(units[2][cols, :])
+            same = [unit[rows, :] @ targets >= 1 - _ROUNDING for unit in units[:2]]
+            allowed = ~(same[0] | same[1])
             return xp.zeros_like(allowed), allowed
 
         batch = Batch(anchors=anchors, references=candidates, relation=Masked(relation, n, m))
@@ -68,12 +68,6 @@ class Miner(ABC):
     def choose(self, batch: Batch, k: int, *, rng: Any) -> Array:
         """Return the columns of k negatives a row, (n, min(k, m)) int, -1 for none."""
         raise NotImplementedError(f"{type(self).__name__} cannot choose among candidates")
-
-
-def _all_negative(rows: slice, cols: slice, xp: Any, device: Any) -> tuple[Array, Array]:
-    shape = (rows.stop - rows.start, cols.stop - cols.start)
-    none = xp.zeros(shape, dtype=xp.bool, device=device)
-    return none, ~none
 
 
 def with_negatives(batch: Batch, columns: Array) -> Relation:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Mapping
 from importlib import metadata
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coreframe import registry
-from coreframe.artefact import make_folder, write_file
+from coreframe.artefact import make_folder, write_files
 from coreframe.config import RunConfig, dump
 from coreframe.errors import ArgumentError, OutputError
 from coreframe.experiment import Candidate, Outcome
@@ -56,38 +55,24 @@ def write_run(
 ) -> dict[str, Any]:
     """Write all files of a run and return what ``metrics.json`` says.
 
-    The files are made in a folder beside the target and then moved, so that a run that fails
-    here leaves nothing half-written. Files of an earlier run are replaced.
+    All are on the disk before the first takes its place, so that a run that fails here leaves
+    nothing half-written. Files of an earlier run are replaced.
     """
     environment = describe_environment(outcome, inputs)
     metrics = summary(outcome, config)
     text = dump(config)
-    make_folder(folder.parent)
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder.parent}: {error.strerror or error}") from None
-    try:
-        outcome.adapter.save(staging)
-        write_file(staging / "run.toml", text)
-        write_file(staging / "metrics.json", to_json(metrics) + "\n")
-        lines = [json.dumps(entry) for entry in outcome.run.history]
-        write_file(staging / "metrics.jsonl", "\n".join(lines) + "\n")
-        write_file(staging / "environment.json", to_json(environment) + "\n")
-        write_file(
-            staging / "report.html",
-            report_html(outcome, title=title, config_text=text, environment=environment),
-        )
-        write_file(staging / "README.md", model_card(outcome, title=title, environment=environment))
-        make_folder(folder)
-        for file in sorted(staging.iterdir()):
-            os.replace(file, folder / file.name)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    lines = [json.dumps(entry) for entry in outcome.run.history]
+    report = report_html(outcome, title=title, config_text=text, environment=environment)
+    contents = {
+        "run.toml": text,
+        "metrics.json": to_json(metrics) + "\n",
+        "metrics.jsonl": "\n".join(lines) + "\n",
+        "environment.json": to_json(environment) + "\n",
+        "report.html": report,
+        "README.md": model_card(outcome, title=title, environment=environment),
+    }
+    files = outcome.adapter.files() | {name: x.encode() for name, x in contents.items()}
+    write_files(make_folder(folder), files)
     return metrics
 
 

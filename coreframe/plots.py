@@ -239,6 +239,8 @@ def ticks(
 
 def median(values: Sequence[float]) -> float:
     ordered = sorted(values)
+    if not ordered:
+        return math.nan
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 

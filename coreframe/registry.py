@@ -283,12 +283,26 @@ class Registry:
         raise UnknownName(f"no {singular} is named {name!r}.{nearest(name, known)}{hint}")
 
     def kernels(self, library: str) -> dict[str, str]:
-        """Return all kernels for one array library; the first plugin to offer a name has it."""
+        """Return all kernels for one array library; the first plugin to offer a name has it.
+
+        Our operations on a library that we have a backend for, and our own components, take
+        kernels from us alone: another plugin cannot change their results.
+        """
         table: dict[str, str] = {}
+        ours = own_plugin(library) is not None
         with _lock:
             for plugin in self.plugins:
                 for name, target in self._ask(plugin, "coreframe_kernels", backend=library).items():
-                    table.setdefault(name, target)
+                    guarded = name.startswith("coreframe") if ":" in name else ours
+                    if guarded and not plugin.built_in:
+                        warnings.warn(
+                            f"plugin {plugin.key} {plugin.version} offers a kernel {name!r} for "
+                            f"{library}, which only coreframe itself may; it is not used",
+                            PluginWarning,
+                            stacklevel=2,
+                        )
+                    else:
+                        table.setdefault(name, target)
         return table
 
 

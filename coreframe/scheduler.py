@@ -97,7 +97,7 @@ def plain(value: float | Scheduler) -> float:
     """Return a hyperparameter as the number that it is in a resolved component."""
     if isinstance(value, Scheduler):
         raise ArgumentTypeError(f"{value!r} is scheduled; call coreframe.resolve first")
-    return value
+    return float(value)  # a NumPy float64 would widen float32 arrays
 
 
 def _is_integer(annotation: Any) -> bool:

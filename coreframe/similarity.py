@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from coreframe.backend import Array, namespace
+from coreframe.errors import ArgumentError, nearest
 
 NAMES = ("cosine", "dot", "euclidean", "squared_euclidean")
 
@@ -27,6 +28,13 @@ class Similarity:
     """One of the four, by name."""
 
     name: str
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise ArgumentError(
+                f"similarity must be one of {', '.join(NAMES)}, got {self.name!r}."
+                + nearest(str(self.name), NAMES)
+            )
 
     @property
     def is_distance(self) -> bool:
@@ -48,7 +56,7 @@ class Similarity:
         xp = namespace(x=x)
         # Scaling by the largest entry first keeps tiny and huge rows from under- or overflowing.
         largest = xp.max(xp.abs(x), axis=-1, keepdims=True)
-        zero = largest == 0
+        zero = largest < float(xp.finfo(x.dtype).smallest_normal)
         scale = 1 / xp.where(zero, xp.ones_like(largest), largest)
         x = x * scale
         norm = xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True))

@@ -24,7 +24,7 @@ from coreframe.backend import Array, Params, device_of, namespace
 from coreframe.batch import Batch, Relation
 from coreframe.errors import ArgumentError
 from coreframe.ops import op, segment_sum
-from coreframe.similarity import NAMES, Similarity
+from coreframe.similarity import Similarity
 
 RowTerms = Callable[[Array, Array, Array], tuple[Array, Array]]
 
@@ -39,7 +39,7 @@ BLOCKS_AT_ONCE = 2
 """The budget holds this many blocks of the largest size; smaller blocks allow more threads."""
 
 _LARGEST_BLOCK = 512  # rows; taller blocks gain nothing
-_SMALLEST_BLOCK = 16  # rows; a matrix product over fewer is too slow to be worth the memory
+_SMALLEST_BLOCK = 4  # rows, whatever the budget: a product over fewer is too slow
 _FEWEST_BLOCKS = 8  # so that threads have something to share
 _GATHER = 32  # gathering l listed rows beats a product with all m from about m = 32 l
 WORKING_ARRAYS = 10
@@ -156,6 +156,11 @@ class Rows:
         if self.scale is not None:
             z = similarities * self.scale + self.bias
         losses, gradient = self.row_terms(z, positive, negative)
+        if tuple(losses.shape) != (z.shape[0],) or tuple(gradient.shape) != tuple(z.shape):
+            raise ArgumentError(
+                f"row_terms must return losses {(z.shape[0],)} and derivatives {tuple(z.shape)} "
+                f"for this block, got {tuple(losses.shape)} and {tuple(gradient.shape)}"
+            )
         counted = xp.any(positive, axis=1)
         if self.needs_positive:
             losses = xp.where(counted, losses, xp.zeros_like(losses))
@@ -357,8 +362,6 @@ def pairwise(
     how many arrays of a block's size row_terms has alive at once, itself and the engine's
     included; blocks are made small enough for them to stay within ``memory_budget``.
     """
-    if similarity not in NAMES:
-        raise ArgumentError(f"similarity must be one of {', '.join(NAMES)}, got {similarity!r}")
     if reduction not in REDUCTIONS:
         raise ArgumentError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     present = [f for f in ("anchors", "references", "negatives") if getattr(batch, f) is not None]
@@ -387,7 +390,7 @@ def pairwise(
     n, d = left.shape
     m, k = right.shape[0], 0 if own is None else own.shape[1]
     width = batch.relation.width
-    gathered = width is not None and 0 < 4 * width <= m
+    gathered = width is not None and 0 < _GATHER * width <= m
     size = _itemsize(dtype, xp)
     columns = (width or 0) if gathered else m
     row_bytes = size * (working_arrays * (columns + k) + 4 * d * (k + gathered * columns))

@@ -16,12 +16,21 @@ import numpy as np
 from coreframe import registry
 from coreframe.adapter import Adapter, ClosedForm
 from coreframe.artefact import Side, TrainedAdapter
-from coreframe.backend import Array, Backend, Params, choose_backend, namespace, to_numpy
-from coreframe.batch import Aligned, Batch, Relation, SameLabel, masked
+from coreframe.backend import (
+    Array,
+    Backend,
+    Params,
+    choose_backend,
+    device_of,
+    namespace,
+    to_numpy,
+)
+from coreframe.batch import Batch
 from coreframe.callbacks import Callback, Status
 from coreframe.config.settings import SIDES
+from coreframe.data.batches import examples, gather
 from coreframe.data.pairs import Pairs
-from coreframe.data.relevance import Ints, ListedRelevance
+from coreframe.data.relevance import Ints
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.evaluation import METRICS
 from coreframe.evaluation.retrieval import evaluate
@@ -57,10 +66,10 @@ def fit(
     train: Pairs,
     dev: Pairs | None = None,
     *,
-    adapter: str | Adapter = "linear",
-    loss: str | Loss = "info_nce",
+    adapter: str | Adapter = f"{registry.BUILT_IN}:linear",
+    loss: str | Loss = f"{registry.BUILT_IN}:info_nce",
     miner: str | Miner | None = None,
-    optimizer: str | Optimizer = "adamw",
+    optimizer: str | Optimizer = f"{registry.BUILT_IN}:adamw",
     regularizers: Sequence[str | Regularizer] = (),
     side: str = "query",
     start: str | ClosedForm | None = None,
@@ -128,6 +137,11 @@ def fit(
 
 def _component(kind: str, given: Any, wanted: type) -> Any:
     found = registry.build(kind, given) if isinstance(given, str) else given
+    if wanted is Adapter and isinstance(found, ClosedForm):
+        raise ArgumentError(
+            f"{type(found).__name__} is computed in closed form and not trained; use it as "
+            "start=, and train another adapter on top"
+        )
     if not isinstance(found, wanted):
         raise ArgumentTypeError(
             f"{kind} takes a name or a coreframe.{wanted.__name__}, got {given!r}"
@@ -163,9 +177,10 @@ def solve(kind: ClosedForm, train: Pairs) -> dict[str, Side]:
 
 def _stored(adapter: Adapter, params: Mapping[str, Any]) -> Side:
     """Return an adapter's parameters in the form of the artefact."""
-    if set(params) == {"A", "B"} and hasattr(adapter, "scaling"):
-        thin = {name: to_numpy(x).astype(np.float32) for name, x in params.items()}
-        return Side("low_rank", thin, float(adapter.scaling))
+    if (thin := adapter.thin(params)) is not None:
+        a, b, scaling = thin
+        thin_arrays = {"A": to_numpy(a), "B": to_numpy(b)}
+        return Side("low_rank", {k: x.astype(np.float32) for k, x in thin_arrays.items()}, scaling)
     w, b = adapter.matrix(params)
     arrays = {"W": to_numpy(w).astype(np.float32)}
     if b is not None:
@@ -189,13 +204,14 @@ class Trainer:
         self.callbacks = callbacks
         self.dimensions = int(train.queries.shape[1])
         self.history: list[dict[str, float]] = []
+        self.scores: list[float] = []  # of the metric that decides, one an evaluation
         train = train.to(backend)
         self.start: dict[str, Side] = solve(setup.start, train) if setup.start else {}
         self.train = self._started(train)
         # The dev part is searched through the whole adapter, so it keeps its own vectors.
         self.dev = None if dev is None else dev.to(backend)
         self.xp = namespace(queries=self.train.queries)
-        self.examples = _examples(train)
+        self.examples = examples(train)
         if len(self.examples) < 2:
             raise ArgumentError(f"training needs at least 2 pairs, got {len(self.examples)}")
         self.steps_an_epoch = -(-len(self.examples) // setup.batch_size)
@@ -213,68 +229,14 @@ class Trainer:
         return pairs.mapped(moved["query"], moved["document"])
 
     def run(self) -> Run:
-        setup, xp = self.setup, self.xp
-        width = int(self.train.queries.shape[1])
-        params = {
-            **_named("adapter", setup.adapter.init(stream(setup.seed, "adapter"), width)),
-            **_named("loss", setup.loss.init(stream(setup.seed, "loss"), width)),
-        }
-        dtype = self.train.queries.dtype
-        params = {name: self.backend.asarray(x, dtype=dtype) for name, x in params.items()}
-        optimizer = setup.optimizer
-        if not optimizer.rules and hasattr(optimizer, "weight_decay"):
-            optimizer = replace(
-                optimizer, rules=(Rule(lambda _, x: x.ndim <= 1, {"weight_decay": 0.0}),)
-            )
-        state = optimizer.init(params)
-        regularizers = [r.begin(_under("adapter", params)) for r in setup.regularizers]
-        skipped = xp.zeros((), dtype=dtype, device=self.train.queries.device)
-
+        """Train, and return the best epoch. Callbacks hear of the end whatever happens."""
         for callback in self.callbacks:
-            callback.on_start(setup)
-        best = (self._evaluate(params, 0, 0, 0), 0, params)
-        step = samples = 0
-        stopped = False
-        for epoch in range(setup.epochs):
-            order = stream(setup.seed, "order", epoch).permutation(len(self.examples))
-            for first in range(0, len(order), setup.batch_size):
-                chosen = self.examples[order[first : first + setup.batch_size]]
-                progress = Progress(
-                    step=step,
-                    steps=self.steps,
-                    samples=samples,
-                    epoch=epoch,
-                    history=tuple(h[setup.metric] for h in self.history if setup.metric in h),
-                )
-                now = resolve(optimizer, progress)
-                value, grads = self._gradients(chosen, params, regularizers, progress)
-                grads, norm = _clip(grads, setup.max_grad_norm, xp)
-                # A value or gradient that is not finite never reaches the parameters.
-                sound = xp.isfinite(value) & xp.isfinite(norm)
-                new_params, new_state = now.update(params, grads, state)
-                # NumPy's arithmetic turns arrays without dimensions into its scalars.
-                own = {name: xp.asarray(x) for name, x in _under("loss", new_params).items()}
-                projected = _named("loss", setup.loss.project(own))
-                new_params = {**new_params, **projected}
-                params = _choose(sound, new_params, params, xp)
-                state = _choose(sound, new_state, state, xp)
-                skipped = skipped + xp.astype(~sound, dtype)
-                step, samples = step + 1, samples + len(chosen)
-                if step % self.log_every == 0 or step == self.steps:
-                    values = {"loss": float(value), "grad_norm": float(norm)}
-                    if isinstance(now.learning_rate, int | float):
-                        values["learning_rate"] = float(now.learning_rate)
-                    stopped = self._tell("on_step", step, epoch + 1, samples, values) or stopped
-                if stopped:
-                    break
-            metrics = self._evaluate(params, step, epoch + 1, samples)
-            if not metrics or metrics[setup.metric] > best[0].get(setup.metric, -1.0):
-                best = (metrics, epoch + 1, params)
-            if stopped:
-                break
-        for callback in self.callbacks:
-            callback.on_end(setup)
-        metrics, epoch, params = best
+            callback.on_start(self.setup)
+        try:
+            metrics, epoch, params, skipped = self._epochs()
+        finally:
+            for callback in self.callbacks:
+                callback.on_end(self.setup)
         return Run(
             adapter=self.stored(params),
             history=self.history,
@@ -285,6 +247,70 @@ class Trainer:
             skipped_steps=int(skipped),
             params={name: to_numpy(x) for name, x in params.items()},
         )
+
+    def _epochs(self) -> tuple[dict[str, float], int, Params, Array]:
+        """Return metrics, number and parameters of the best epoch, and the steps skipped."""
+        setup, xp, data = self.setup, self.xp, self.train.queries
+        params = self._initial()
+        optimizer = setup.optimizer
+        if not optimizer.rules and hasattr(optimizer, "weight_decay"):
+            no_decay = Rule(lambda _, x: x.ndim <= 1, {"weight_decay": 0.0})
+            optimizer = replace(optimizer, rules=(no_decay,))
+        state = optimizer.init(params)
+        regularizers = [r.begin(_under("adapter", params)) for r in setup.regularizers]
+        skipped = xp.zeros((), dtype=data.dtype, device=device_of(data))
+        best = (self._evaluate(params, 0, 0, 0), 0, params)
+        step = samples = 0
+        for epoch in range(1, setup.epochs + 1):
+            order = stream(setup.seed, "order", epoch).permutation(len(self.examples))
+            stopped = False
+            for first in range(0, len(order), setup.batch_size):
+                chosen = self.examples[order[first : first + setup.batch_size]]
+                progress = Progress(
+                    step=step, steps=self.steps, samples=samples, epoch=epoch - 1,
+                    history=tuple(self.scores),
+                )  # fmt: skip
+                now = resolve(optimizer, progress)
+                value, grads = self._gradients(chosen, params, regularizers, progress)
+                grads, norm = _clip(grads, setup.max_grad_norm, xp)
+                # A value or gradient that is not finite never reaches the parameters.
+                sound = xp.isfinite(value) & xp.isfinite(norm)
+                update = _checked_update if step == 0 else type(now).update
+                new_params, new_state = update(now, params, grads, state)
+                new_params = {**new_params, **self._projected(new_params)}
+                params = _choose(sound, new_params, params, xp)
+                state = _choose(sound, new_state, state, xp)
+                skipped = skipped + xp.astype(~sound, data.dtype)
+                step, samples = step + 1, samples + len(chosen)
+                if step % self.log_every == 0 or step == self.steps:
+                    values = {"loss": float(value), "grad_norm": float(norm)}
+                    if isinstance(now.learning_rate, int | float):
+                        values["learning_rate"] = float(now.learning_rate)
+                    stopped = self._tell("on_step", step, epoch, samples, values)
+                if stopped:
+                    break
+            metrics = self._evaluate(params, step, epoch, samples)
+            if not metrics or metrics[setup.metric] > best[0].get(setup.metric, -1.0):
+                best = (metrics, epoch, params)
+            if stopped:
+                break
+        return *best, skipped
+
+    def _initial(self) -> dict[str, Array]:
+        """Return the parameters of adapter and loss before the first step."""
+        setup, data = self.setup, self.train.queries
+        width = int(data.shape[1])
+        params = {
+            **_named("adapter", setup.adapter.init(stream(setup.seed, "adapter"), width)),
+            **_named("loss", setup.loss.init(stream(setup.seed, "loss"), width)),
+        }
+        return {name: self.backend.asarray(x, dtype=data.dtype) for name, x in params.items()}
+
+    def _projected(self, params: Params) -> dict[str, Array]:
+        """Return the loss's parameters, moved back to where they are allowed to be."""
+        # NumPy's arithmetic turns arrays without dimensions into its scalars.
+        own = {name: self.xp.asarray(x) for name, x in _under("loss", params).items()}
+        return _named("loss", self.setup.loss.project(own))
 
     def _gradients(
         self,
@@ -297,7 +323,7 @@ class Trainer:
         setup = self.setup
         own = _under("adapter", params)
         rng = stream(setup.seed, "adapter noise", progress.step)
-        inputs = self._inputs(chosen)
+        inputs = gather(self.train, chosen)
         anchors, pull_anchors = setup.adapter.forward(own, inputs.queries, rng=rng)
         references, pull_references = inputs.references, None
         if references is not None and setup.side == "both":
@@ -307,7 +333,7 @@ class Trainer:
             references=references,
             relation=inputs.relation,
             labels=inputs.labels,
-            ids=inputs.ids,
+            ids=inputs.query_rows,
         )
         if setup.miner is not None:
             rng = stream(setup.seed, "miner", progress.step)
@@ -326,7 +352,7 @@ class Trainer:
                 fields = {"anchors": anchors}
                 if references is not None:
                     fields["references"] = references
-                ids = {"anchors": inputs.ids, "references": inputs.documents}
+                ids = {"anchors": inputs.query_rows, "references": inputs.document_rows}
                 found = term.value_and_grad(fields, ids=ids)
                 for name in wrt:
                     if name in found.grads:
@@ -340,27 +366,11 @@ class Trainer:
             _add(total, pull_references(slopes["references"], need_dx=False)[0])
         return value, {**_named("adapter", total), **_named("loss", result.param_grads)}
 
-    def _inputs(self, chosen: Ints) -> _Inputs:
-        """Gather the vectors of a step. Other right documents in the batch are not negatives."""
-        data, xp = self.train, self.xp
-        device = data.queries.device
-        index = xp.asarray(chosen[:, 0], device=device)
-        queries = xp.take(data.queries, index, axis=0)
-        if not isinstance(data.relevance, ListedRelevance):
-            labels = xp.asarray(data.relevance.query_labels[chosen[:, 0]], device=device)  # type: ignore[attr-defined]
-            return _Inputs(queries, None, SameLabel(labels), chosen[:, 0], None, labels)
-        documents = chosen[:, 1]
-        if len(data.irrelevant):
-            known = data.irrelevant[np.isin(data.irrelevant[:, 0], chosen[:, 0]), 1]
-            documents = np.concatenate([documents, known])
-        references = xp.take(data.documents, xp.asarray(documents, device=device), axis=0)
-        relation = _relation(data.relevance, chosen[:, 0], documents)
-        return _Inputs(queries, references, relation, chosen[:, 0], documents, None)
-
     def _evaluate(self, params: Params, step: int, epoch: int, samples: int) -> dict[str, float]:
         if self.dev is None:
             return {}
         metrics = evaluate(self.stored(params), self.dev).mean()
+        self.scores.append(metrics[self.setup.metric])
         self._tell("on_evaluate", step, epoch, samples, metrics)
         return metrics
 
@@ -385,34 +395,19 @@ class Trainer:
         return TrainedAdapter(self.dimensions, sides, base_model=setup.base_model)
 
 
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    queries: Array
-    references: Array | None
-    relation: Relation
-    ids: Ints
-    documents: Ints | None
-    labels: Array | None
-
-
-def _examples(train: Pairs) -> Ints:
-    """Return what an epoch goes over: relevant pairs (p, 2), or rows with labels (q, 1)."""
-    if isinstance(train.relevance, ListedRelevance):
-        return train.relevance.pairs
-    return np.arange(len(train))[:, None]
-
-
-def _relation(relevance: ListedRelevance, queries: Ints, documents: Ints) -> Relation:
-    """Return who goes with whom in a batch: reference i is anchor i's, and any other document
-    that is right for the same query takes no part.
-    """
-    n, m = len(queries), len(documents)
-    if len(np.unique(relevance.pairs[:, 0])) == len(relevance.pairs):
-        # One right document a query: a false negative is the same document again.
-        own = documents[:n]
-        return Aligned(n, m, own, documents)
-    also_right = relevance.contains(queries[:, None], documents[None, :])
-    return masked(np.eye(n, m, dtype=bool), ~also_right)
+def _checked_update(
+    optimizer: Optimizer, params: Params, grads: Params, state: Mapping[str, Any]
+) -> tuple[Params, Mapping[str, Any]]:
+    """Update once, and make sure that the optimizer leaves its arguments as they are."""
+    before = {name: to_numpy(x).copy() for name, x in params.items()}
+    result = optimizer.update(params, grads, state)
+    for name, x in params.items():
+        if not np.array_equal(to_numpy(x), before[name], equal_nan=True):
+            raise ArgumentError(
+                f"{type(optimizer).__name__} writes to the parameter {name!r} that it was given; "
+                "step must return new arrays, since the old ones are still needed"
+            )
+    return result
 
 
 def _clip(grads: Params, limit: float | None, xp: Any) -> tuple[dict[str, Array], Array]:

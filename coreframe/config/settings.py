@@ -131,16 +131,19 @@ class GateSettings:
     Args:
         metric: recall@1, recall@10, mrr@10 or ndcg@10.
         minimum_gain: in [0, 1); the lower bound of the gain must be above it.
+        minimum_groups: >= 1, the groups of test queries below which nothing is proven.
         resamples: draws of the paired bootstrap, >= 100.
     """
 
     metric: str = "ndcg@10"
     minimum_gain: float = 0.0
+    minimum_groups: int = 20
     resamples: int = 2000
 
     def __post_init__(self) -> None:
         checks.choice(self, "metric", METRICS)
         checks.number(self, "minimum_gain", minimum=0, below=1)
+        checks.number(self, "minimum_groups", minimum=1, integer=True)
         checks.number(self, "resamples", minimum=100, integer=True)
 
 

@@ -54,6 +54,8 @@ def load_pairs(
     rows = read_rows(data[0], columns=config.data.columns)
     notes = ["columns " + ", ".join(f"{column} = {role}" for role, column in rows.mapping.items())]
     keep = _positive_rows(rows, data[0])
+    if len(keep) < rows.count:
+        notes.append(f"rows    {rows.count - len(keep):,} labelled 0 are left out")
     if queries is None or documents is None:
         if rows.anchors is None or rows.positives is None:
             raise DataError(

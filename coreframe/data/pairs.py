@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from coreframe import checks
 from coreframe.backend import Array, Backend, namespace, to_numpy
-from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance, Relevance, components
+from coreframe.data.relevance import (
+    Ints,
+    LabelRelevance,
+    ListedRelevance,
+    Relevance,
+    components,
+    row_codes,
+)
 from coreframe.embedder import Embedder
 from coreframe.errors import ArgumentError, DataError
 from coreframe.random import stream
@@ -42,6 +50,8 @@ class Pairs:
     document_texts: Sequence[str] | None
     groups: Ints
     irrelevant: Ints
+    query_rows: Ints
+    """The rows of the queries in the data that this was taken from."""
 
     def __init__(
         self,
@@ -89,6 +99,7 @@ class Pairs:
             ("document_texts", document_texts),
             ("groups", group.reshape(-1).astype(np.int64)),
             ("irrelevant", wrong),
+            ("query_rows", np.arange(q)),
         ):
             object.__setattr__(self, name, value)
 
@@ -139,7 +150,9 @@ class Pairs:
         codes = np.unique(to_numpy(labels), return_inverse=True)[1].reshape(-1).astype(np.int64)
         if len(codes) != embeddings.shape[0]:
             raise DataError(f"labels has {len(codes)} entries for {embeddings.shape[0]} rows")
-        return cls(embeddings, embeddings, relevance=LabelRelevance(codes, codes))
+        if len(np.unique(codes)) == len(codes):
+            raise DataError("no two rows share a label, so there is nothing to bring together")
+        return cls(embeddings, embeddings, relevance=LabelRelevance(codes, codes, True))
 
     # Asking --------------------------------------------------------------------------------
 
@@ -171,16 +184,15 @@ class Pairs:
     def mapped(self, queries: Array, documents: Array) -> Pairs:
         """Return the same with other vectors, row by row."""
         other = Pairs(queries, documents, relevance=self.relevance)
-        for name in ("query_texts", "document_texts", "groups", "irrelevant"):
+        for name in ("query_texts", "document_texts", "groups", "irrelevant", "query_rows"):
             object.__setattr__(other, name, getattr(self, name))
         return other
 
     def take(self, rows: Any) -> Pairs:
         """Return some of the queries, with all documents."""
         rows = np.arange(len(self))[rows]  # a list, an array or a mask
-        known = ListedRelevance(self.irrelevant, len(self), int(self.documents.shape[0]))
-        wrong = known.take(rows).pairs
-        return Pairs(
+        wrong = self.known_wrong.take(rows).pairs
+        taken = Pairs(
             _rows(self.queries, rows),
             self.documents,
             relevance=self.relevance.take(rows),
@@ -189,14 +201,42 @@ class Pairs:
             groups=self.groups[rows],
             irrelevant=wrong,
         )
+        object.__setattr__(taken, "query_rows", self.query_rows[rows])
+        return taken
+
+    @cached_property
+    def known_wrong(self) -> ListedRelevance:
+        """The documents known to be wrong, by query."""
+        return ListedRelevance(self.irrelevant, len(self), int(self.documents.shape[0]))
+
+    def _connected(self) -> Ints:
+        """Return a number for each query, equal for those that must stay on one side: of one
+        group, of equal text (or vector), or with an equal text among their documents, right or
+        wrong.
+        """
+        q = len(self)
+        if self.query_texts is not None and self.document_texts is not None:
+            texts = np.asarray([*self.query_texts, *self.document_texts])
+            own, of_document = np.split(np.unique(texts, return_inverse=True)[1].reshape(-1), [q])
+        else:
+            own, of_document = row_codes(to_numpy(self.queries), to_numpy(self.documents))
+        first_group = q + int(max(own.max(), of_document.max())) + 1
+        pairs = self.irrelevant
+        if isinstance(self.relevance, ListedRelevance):
+            pairs = np.concatenate([pairs, self.relevance.pairs])
+        queries = np.arange(q)
+        left = np.concatenate([queries, queries, pairs[:, 0]])
+        right = np.concatenate([q + own, first_group + self.groups, q + of_document[pairs[:, 1]]])
+        return components(left, right, first_group + int(self.groups.max()) + 1)[:q]
 
     def split(
         self, dev: float = 0.1, test: float = 0.2, *, seed: int = 42
     ) -> tuple[Pairs, Pairs, Pairs]:
         """Return (train, dev, test) by shares of the queries, at random by group.
 
-        Queries that share a document or a group stay together, so nothing that is learned from
-        stands on the other side. All parts search all documents; with labels, dev and test
+        Queries of one group, of equal text (or vector), or with an equal text among their
+        documents stay together, so nothing that is learned from stands on the other side; these
+        are the groups of the parts. All parts search all documents; with labels, dev and test
         search the train rows.
         """
         if not (0 < dev < 1 and 0 < test < 1 and dev + test < 1):
@@ -204,12 +244,7 @@ class Pairs:
                 f"dev and test must be shares with a sum below 1, got {dev}, {test}"
             )
         q = len(self)
-        group = self.groups
-        if isinstance(self.relevance, ListedRelevance):
-            pairs, size = self.relevance.pairs, q + int(group.max()) + 1
-            left = np.concatenate([pairs[:, 0], np.arange(q)])
-            right = np.concatenate([size + pairs[:, 1], q + group])
-            group = components(left, right, size + self.documents.shape[0])[:q]
+        group = self._connected()
         names, sizes = np.unique(group, return_counts=True)
         order = stream(seed, "split").permutation(len(names))
         # A group that is larger than the part it might fill goes last, which is to train.
@@ -230,6 +265,8 @@ class Pairs:
                 )
         if not isinstance(self.relevance, LabelRelevance):
             train, held_out, last = (self.take(rows) for rows in parts)
+            for part, rows in zip((train, held_out, last), parts, strict=True):
+                object.__setattr__(part, "groups", group[rows])
             return train, held_out, last
         labels, train_rows = self.relevance.query_labels, parts[0]
         corpus = _rows(self.documents, train_rows)
@@ -238,7 +275,7 @@ class Pairs:
                 _rows(self.queries, rows),
                 corpus,
                 relevance=LabelRelevance(labels[rows], labels[train_rows]),
-                groups=self.groups[rows],
+                groups=group[rows],
             )
             for rows in parts
         )

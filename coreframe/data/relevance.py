@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +61,31 @@ class ListedRelevance(Relevance):
             )
         return cls(np.unique(array.astype(np.int64), axis=0), queries, documents)
 
+    @cached_property
+    def _keys(self) -> Ints:
+        return self.pairs[:, 0] * self.documents + self.pairs[:, 1]  # sorted, as the pairs are
+
+    @cached_property
+    def is_single(self) -> bool:
+        """Whether each query has at most one right document."""
+        return bool((self.counts() <= 1).all())
+
+    def of_queries(self, rows: Ints) -> tuple[Ints, Ints]:
+        """Return the documents of some queries one after the other, and whose each is."""
+        first = np.searchsorted(self.pairs[:, 0], rows)
+        sizes = np.searchsorted(self.pairs[:, 0], rows, side="right") - first
+        place = np.repeat(np.arange(len(rows)), sizes)
+        before = np.cumsum(sizes) - sizes
+        found = np.arange(len(place)) + np.repeat(first - before, sizes)
+        return self.pairs[found, 1], place
+
     def contains(self, queries: Ints, documents: Ints) -> NDArray[np.bool_]:
         """Say of each query and document, which broadcast, whether they are a pair."""
-        known = self.pairs[:, 0] * self.documents + self.pairs[:, 1]  # sorted, as the pairs are
         wanted = queries * self.documents + documents
-        if not len(known):
+        if not len(self._keys):
             return np.zeros(wanted.shape, dtype=bool)
-        place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-        found: NDArray[np.bool_] = known[place] == wanted
+        place = np.searchsorted(self._keys, wanted).clip(max=len(self._keys) - 1)
+        found: NDArray[np.bool_] = self._keys[place] == wanted
         return found & (documents >= 0)
 
     def hits(self, found: Ints) -> NDArray[np.bool_]:
@@ -77,21 +95,20 @@ class ListedRelevance(Relevance):
         return np.bincount(self.pairs[:, 0], minlength=self.queries).astype(np.int64)
 
     def take(self, rows: Ints) -> ListedRelevance:
-        first = np.searchsorted(self.pairs[:, 0], rows)
-        sizes = np.searchsorted(self.pairs[:, 0], rows, side="right") - first
-        place = np.repeat(np.arange(len(rows)), sizes)
-        before = np.cumsum(sizes) - sizes
-        found = np.arange(len(place)) + np.repeat(first - before, sizes)
-        moved = np.stack([place, self.pairs[found, 1]], axis=1)
-        return ListedRelevance(moved, len(rows), self.documents)
+        documents, place = self.of_queries(rows)
+        return ListedRelevance(np.stack([place, documents], axis=1), len(rows), self.documents)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelRelevance(Relevance):
-    """A document is right if it has the query's label."""
+    """A document is right if it has the query's label.
+
+    ``one_set`` says that queries and documents are the same rows: a row is not its own answer.
+    """
 
     query_labels: Ints
     document_labels: Ints
+    one_set: bool = False
 
     @property
     def queries(self) -> int:  # type: ignore[override]
@@ -108,7 +125,8 @@ class LabelRelevance(Relevance):
     def counts(self) -> Ints:
         values, sizes = np.unique(self.document_labels, return_counts=True)
         place = np.searchsorted(values, self.query_labels).clip(max=len(values) - 1)
-        return np.where(values[place] == self.query_labels, sizes[place], 0).astype(np.int64)
+        found = np.where(values[place] == self.query_labels, sizes[place], 0).astype(np.int64)
+        return found - 1 if self.one_set else found
 
     def take(self, rows: Ints) -> LabelRelevance:
         return LabelRelevance(self.query_labels[rows], self.document_labels)
@@ -122,8 +140,8 @@ def components(left: Ints, right: Ints, count: int) -> Ints:
     while True:
         low = np.minimum(label[left], label[right])
         new = label.copy()
-        np.minimum.at(new, left, low)
-        np.minimum.at(new, right, low)
+        np.minimum.at(new, label[left], low)  # the roots are joined, so few rounds are needed
+        np.minimum.at(new, label[right], low)
         while True:  # each node takes the label of its label, down to the root
             shorter = new[new]
             if np.array_equal(shorter, new):
@@ -132,3 +150,21 @@ def components(left: Ints, right: Ints, count: int) -> Ints:
         if np.array_equal(new, label):
             return label
         label = new
+
+
+def row_codes(*arrays: NDArray[np.floating]) -> list[Ints]:
+    """Return a number for each row of each array, equal where the rows are equal in every bit."""
+    hashes = []
+    for x in arrays:
+        multipliers = np.random.Generator(np.random.Philox(key=1)).integers(
+            2**63, size=x.shape[1], dtype=np.uint64
+        )
+        found = np.empty(len(x), np.uint64)
+        for i in range(0, len(x), 4096):
+            part = np.ascontiguousarray(x[i : i + 4096])
+            bits = part.view(f"u{part.itemsize}").astype(np.uint64)
+            bits ^= bits >> np.uint64(17)
+            found[i : i + 4096] = (bits * (2 * multipliers + 1)).sum(axis=1, dtype=np.uint64)
+        hashes.append(found)
+    codes = np.unique(np.concatenate(hashes), return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return np.split(codes, np.cumsum([len(h) for h in hashes])[:-1])

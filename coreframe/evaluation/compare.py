@@ -69,19 +69,28 @@ def compare(
     return paired(
         evaluate(base, pairs, similarity=similarity),
         evaluate(adapter, pairs, similarity=similarity),
+        groups=pairs.groups,
         resamples=resamples,
         seed=seed,
     )
 
 
 def paired(
-    base: Evaluation, adapted: Evaluation, *, resamples: int = RESAMPLES, seed: int = 42
+    base: Evaluation,
+    adapted: Evaluation,
+    *,
+    groups: NDArray[np.int64] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 42,
 ) -> Comparison:
-    """Compare two evaluations of the same queries: a paired bootstrap over queries (Efron &
-    Tibshirani 1993, percentile interval at 95%).
+    """Compare two evaluations of the same queries by a paired bootstrap over groups of queries.
+
+    Queries of one group are no independent evidence; without groups, each query is one. The
+    interval is the percentile interval at 95% (Efron & Tibshirani 1993, chapter 13).
     """
     differences = {m: adapted.values[m] - base.values[m] for m in METRICS}
-    means = _resampled(np.stack(list(differences.values())), resamples, seed)
+    units = np.arange(len(base.first)) if groups is None else groups
+    means = _resampled(np.stack(list(differences.values())), units, resamples, seed)
     low, high = np.quantile(means, [0.025, 0.975], axis=1)
     gains = {}
     for i, (name, difference) in enumerate(differences.items()):
@@ -100,14 +109,19 @@ def paired(
     return Comparison(gains, base, adapted, len(base.first))
 
 
-def _resampled(differences: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return the means of ``resamples`` bootstrap samples of queries, (metrics, resamples)."""
+def _resampled(
+    differences: NDArray[np.float64], groups: NDArray[np.int64], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Return the means of ``resamples`` bootstrap samples of groups, (metrics, resamples)."""
     if resamples < 100:
         raise ArgumentError(f"resamples must be at least 100 for an interval, got {resamples}")
     rng = stream(seed, "bootstrap")
-    count = differences.shape[1]
-    means = np.empty((differences.shape[0], resamples))
+    codes = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(codes).astype(np.float64)
+    count = len(sizes)
+    sums = np.stack([np.bincount(codes, weights=row) for row in differences])
+    means = np.empty((len(differences), resamples))
     for i in range(resamples):
-        drawn = rng.integers(count, size=count)
-        means[:, i] = differences[:, drawn].mean(axis=1)
+        times = np.bincount(rng.integers(count, size=count), minlength=count)
+        means[:, i] = (sums @ times) / (sizes @ times)
     return means

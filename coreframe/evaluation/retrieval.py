@@ -52,7 +52,16 @@ def evaluate(adapter: Map | None, pairs: Pairs, *, similarity: str = "cosine") -
     if adapter is not None:
         queries = adapter(queries, side="query")
         documents = adapter(documents, side="document")
-    found = search(queries, documents, min(DEPTH, documents.shape[0]), similarity=similarity)
+    depth = min(DEPTH, documents.shape[0])
+    if not getattr(pairs.relevance, "one_set", False):
+        found = search(queries, documents, depth, similarity=similarity)
+    else:  # one more, since each row finds itself, which does not count
+        found = search(
+            queries, documents, min(depth + 1, documents.shape[0]), similarity=similarity
+        )
+        itself = found == np.arange(len(found))[:, None]
+        itself[:, -1] |= ~itself.any(axis=1)
+        found = found[~itself].reshape(len(found), -1)
     return Evaluation(*measure(found, pairs.relevance))
 
 

@@ -63,6 +63,9 @@ class LowRank(Adapter):
 
         return y, pullback
 
+    def thin(self, params: Params) -> tuple[Array, Array, float] | None:
+        return params["A"], params["B"], self.scaling
+
     def matrix(self, params: Params) -> tuple[Array, Array | None]:
         a = params["A"]
         xp = namespace(A=a)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coreframe.adapter import ClosedForm, Pullback
-from coreframe.backend import Array, Params, namespace
+from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe_adapters.linear import Linear
 
 
@@ -28,11 +28,14 @@ class Procrustes(ClosedForm):
         return Linear(bias=True).init(rng, dim_in)
 
     def solve(self, queries: Array, documents: Array) -> Params:
+        import numpy as np
+
         xp = namespace(queries=queries, documents=documents)
         mean = xp.mean(queries, axis=0)
         product = xp.matrix_transpose(queries - mean) @ (documents - xp.mean(documents, axis=0))
-        u, _, vh = xp.linalg.svd(product, full_matrices=False)
-        w = u @ vh
+        # On the host in float64, as the whitening's: small, and safe with few pairs.
+        u, _, vh = np.linalg.svd(to_numpy(product).astype(np.float64))
+        w = xp.asarray(u @ vh, dtype=queries.dtype, device=device_of(queries))
         return {"W": w, "b": -(mean @ w)}
 
     def forward(self, params: Params, x: Array, *, rng: Any = None) -> tuple[Array, Pullback]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.adapter import ClosedForm, Pullback
-from coreframe.backend import Array, Params, namespace
+from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe_adapters.linear import Linear
 
 
@@ -39,17 +39,21 @@ class Whitening(ClosedForm):
         return Linear(bias=True).init(rng, dim_in)
 
     def solve(self, queries: Array, documents: Array) -> Params:
+        import numpy as np
+
         xp = namespace(queries=queries, documents=documents)
         vectors = xp.concat([queries, documents], axis=0)
         mean = xp.mean(vectors, axis=0)
         centred = vectors - mean
         covariance = xp.matrix_transpose(centred) @ centred / vectors.shape[0]
-        variances, directions = xp.linalg.eigh(covariance)
-        level = xp.mean(variances)
-        level = xp.where(level > 0, level, xp.ones_like(level))  # all vectors the same
-        floor = xp.where(variances > 0, variances, xp.zeros_like(variances))
-        stretch = xp.sqrt(level) / xp.sqrt(floor + self.shrinkage * level)
-        w = (directions * stretch[None, :]) @ xp.matrix_transpose(directions)
+        # The small decomposition is made on the host in float64: in float32 it can fail where
+        # there are fewer vectors than dimensions.
+        variances, directions = np.linalg.eigh(to_numpy(covariance).astype(np.float64))
+        level = variances.mean()
+        level = level if level > 0 else 1.0  # all vectors the same
+        stretch = (variances.clip(min=0) / level + self.shrinkage) ** -0.5
+        host = (directions * stretch) @ directions.T
+        w = xp.asarray(host, dtype=queries.dtype, device=device_of(queries))
         return {"W": w, "b": -(mean @ w)}
 
     def forward(self, params: Params, x: Array, *, rng: Any = None) -> tuple[Array, Pullback]:

@@ -9,7 +9,7 @@ from coreframe import checks
 from coreframe.backend import Array
 from coreframe.errors import ArgumentError
 from coreframe.optimizer import Optimizer, Slots
-from coreframe.scheduler import Scheduler
+from coreframe.scheduler import Scheduler, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,9 @@ class SGD(Optimizer):
     def step(
         self, parameter: Array, gradient: Array, slots: Slots, count: int
     ) -> tuple[Array, Slots]:
-        if self.weight_decay:
-            gradient = gradient + self.weight_decay * parameter
-        velocity = self.momentum * slots["velocity"] + gradient
-        move = gradient + self.momentum * velocity if self.nesterov else velocity
-        return parameter - self.learning_rate * move, {"velocity": velocity}
+        momentum, weight_decay = plain(self.momentum), plain(self.weight_decay)
+        if weight_decay:
+            gradient = gradient + weight_decay * parameter
+        velocity = momentum * slots["velocity"] + gradient
+        move = gradient + momentum * velocity if self.nesterov else velocity
+        return parameter - plain(self.learning_rate) * move, {"velocity": velocity}

@@ -75,7 +75,7 @@ class GraphLaplacian(Regularizer):
 
     def value_and_grad(self, arrays: Params, *, ids: Mapping[str, Any] | None = None) -> LossResult:
         """Return the term for arrays[on] (n, d); ids[on] (n,) are the rows' nodes, by
-        default 0..n-1, each at most once.
+        default 0..n-1. Of several rows of one node, the first counts.
         """
         require_resolved(self)
         if self.on not in arrays:
@@ -113,9 +113,7 @@ class GraphLaplacian(Regularizer):
             raise ArgumentError(f"ids must have shape ({n},), got {nodes.shape}")
         size = max(len(self._degree), int(nodes.max()) + 1)
         row_of = np.full(size, -1)
-        row_of[nodes] = np.arange(n)
-        if (row_of[nodes] != np.arange(n)).any():
-            raise ArgumentError("ids must name each node at most once in a batch")
+        row_of[nodes[::-1]] = np.arange(n)[::-1]  # of several rows of a node, the first
         left, right = row_of[self.edges[:, 0]], row_of[self.edges[:, 1]]
         inside = (left >= 0) & (right >= 0)
         scale = None

@@ -23,7 +23,7 @@ def settings(*assignments, epochs=8):
     return config.read(None, [*short, *assignments])
 
 
-def rotation(n=600, noise=0.3, seed=0, turn=True):
+def rotation(n=600, noise=1.2, seed=0, turn=True):
     rng = np.random.default_rng(seed)
     documents = rng.standard_normal((n, D)).astype(np.float32)
     matrix = np.linalg.qr(rng.standard_normal((D, D)))[0] if turn else np.eye(D)
@@ -37,7 +37,9 @@ def stretched(n=600, seed=0):
     documents = rng.standard_normal((n, D))
     queries = documents + 0.6 * rng.standard_normal((n, D))
     loud = rng.standard_normal((2, n, 3)) * 25
-    queries, documents = (np.concatenate(x, axis=1) for x in zip((queries, documents), loud))
+    queries, documents = (
+        np.concatenate(x, axis=1) for x in zip((queries, documents), loud, strict=True)
+    )
     return Pairs(queries.astype(np.float32), documents.astype(np.float32))
 
 
@@ -215,12 +217,11 @@ def test_labelled_vectors(rng):
     assert outcome.promoted in ("whitening", "trained")
 
 
-@pytest.mark.parametrize("library", ["torch", "jax"])
-def test_other_libraries_give_the_same_verdict(library, turned):
-    pytest.importorskip(library)
+def test_another_library_gives_the_same_verdict(turned):
+    pytest.importorskip("torch")
     parts = rotation().split(0.2, 0.3, seed=3)
-    outcome = experiment(*parts, settings(), backend=library)
-    assert (outcome.run.backend, outcome.run.backend_source) == (library, "argument")
+    outcome = experiment(*parts, settings(), backend="torch")
+    assert (outcome.run.backend, outcome.run.backend_source) == ("torch", "argument")
     assert outcome.promoted == turned.promoted
     assert outcome.gate.gain == pytest.approx(turned.gate.gain, abs=0.02)
 
@@ -246,7 +247,8 @@ def test_the_names_of_emoji(emoji):
     assert len({english for _, english in names}) == 1927
     assert sorted(set(names)) == names
     assert sorted(emoji.document_texts) == sorted({english for _, english in names})
-    assert ("Pizza", "pizza") in names
+    assert ("pizza", "pizza") in names
+    assert ("1.00 uhr", "one o’clock") in names
     for pair in names:
         for text in pair:
             assert text == text.strip()

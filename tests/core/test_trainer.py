@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from support import LIBRARIES
+from support import LIBRARIES, assert_is_gradient
 
 import coreframe
 from coreframe import trainer
@@ -206,6 +206,50 @@ def test_the_argument_beats_the_environment_beats_the_arrays(parts, monkeypatch)
     assert fit(train, backend="numpy", **options).backend == "numpy"
 
 
+# A step -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["query", "both", "labels"])
+def test_one_step_goes_down_the_slope_of_the_whole(side, rng):
+    """Through adapter, loss and regularizers: against differences of a loss written out here."""
+    n, edges = 14, np.array([[0, 3], [2, 7], [9, 1]])
+    q, d = rng.standard_normal((n, D)), rng.standard_normal((n, D))
+    labels = np.arange(n) % 3
+
+    def whole(w):
+        def unit(x):
+            return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+        z = q @ w
+        other = z if side == "labels" else d @ w if side == "both" else d
+        s = unit(z) @ unit(other).T / 0.3
+        right = np.eye(n, dtype=bool)
+        if side == "labels":
+            s[right] = -np.inf
+            right = (labels[:, None] == labels[None, :]) & ~right
+        log_p = s - np.log(np.sum(np.exp(s), axis=1, keepdims=True))
+        value = -np.mean(np.sum(np.where(right, log_p, 0), axis=1) / right.sum(axis=1))
+        value += 0.05 * np.sum((z[edges[:, 0]] - z[edges[:, 1]]) ** 2)
+        return value + 0.5 * 0.7 * np.sum(w * w)
+
+    run = fit(
+        Pairs.labelled(q, labels) if side == "labels" else Pairs(q, d),
+        loss=SupCon(temperature=0.3) if side == "labels" else InfoNCE(temperature=0.3),
+        side="query" if side == "query" else "both",
+        regularizers=[
+            GraphLaplacian(strength=0.05, edges=edges),
+            L2(strength=0.7, toward="zero"),
+        ],
+        optimizer=SGD(learning_rate=1.0),
+        epochs=1,
+        batch_size=n,
+    )
+    assert run.history[0]["loss"] == pytest.approx(whole(np.eye(D)))
+    slope = np.eye(D) - run.params["adapter.W"]
+    assert run.history[0]["grad_norm"] == pytest.approx(np.linalg.norm(slope))
+    assert_is_gradient(whole, np.eye(D), slope, rng)
+
+
 # Sides and starts ---------------------------------------------------------------------------
 
 
@@ -355,7 +399,7 @@ def test_the_metric_decides_which_epoch_is_best(parts, monkeypatch):
 
 
 def test_a_run_that_diverges_keeps_the_start(parts):
-    train, _, dev = parts
+    train = parts[0]
     same = Pairs(train.documents, train.documents)  # the base is perfect already
     run = fit(
         train, same, optimizer=SGD(learning_rate=1e6), **{k: QUICK[k] for k in ("batch_size",)}
@@ -399,26 +443,18 @@ class Poisoned(InfoNCE):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # infinity times 0, above
 def test_a_step_that_is_not_finite_is_skipped(library, where, what, parts):
     loss = Poisoned(**{where: AtStep(step=2, then=what)})
+    options = {"optimizer": AdamW(learning_rate=0.02), "epochs": 1, "batch_size": 40}
     seen = []
 
     class Watch(Callback):
         def on_step(self, status):
             seen.append(status.values["loss"])
 
-    run = fit(
-        on(library, parts[0]),
-        loss=loss,
-        optimizer=AdamW(learning_rate=0.02),
-        epochs=1,
-        batch_size=32,
-        callbacks=[Watch()],
-    )
+    run = fit(on(library, parts[0]), loss=loss, callbacks=[Watch()], **options)
     assert run.skipped_steps == 1
     assert np.isfinite(run.params["adapter.W"]).all()
     assert np.isfinite(seen[2]) == (where == "grads_by")
-    clean = fit(
-        parts[0], loss="info_nce", optimizer=AdamW(learning_rate=0.02), epochs=1, batch_size=32
-    )
+    clean = fit(parts[0], loss="info_nce", **options)
     assert clean.skipped_steps == 0
     assert (clean.params["adapter.W"] != run.params["adapter.W"]).any()
 
@@ -486,7 +522,8 @@ def test_scheduled_numbers_change_from_step_to_step(parts):
 def test_parameters_of_the_loss_are_trained_and_not_stored(library, parts):
     documents = parts[0].documents[:64]
     data = on(library, Pairs(documents, documents))
-    run = fit(data, loss=InfoNCE(learnable_scale=True, temperature=1.0), **QUICK)
+    options = {**QUICK, "batch_size": 64, "epochs": 6}
+    run = fit(data, loss=InfoNCE(learnable_scale=True, temperature=1.0), **options)
     assert run.params["loss.log_scale"] > 0.05  # a sharper softmax fits what is aligned already
     assert sorted(run.params) == ["adapter.W", "loss.bias", "loss.log_scale"]
     assert sorted(run.adapter.side("query").arrays) == ["W"]
@@ -752,7 +789,7 @@ def test_bad_arguments(options, error, text):
 
 
 def test_labelled_vectors_are_one_set():
-    with pytest.raises(ArgumentError, match="labelled vectors are one set: .* side='both'"):
+    with pytest.raises(ArgumentError, match=r"labelled vectors are one set: .* side='both'"):
         fit(Pairs.labelled(X, [0, 0, 1, 1, 2, 2]))
 
 

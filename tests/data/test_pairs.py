@@ -98,7 +98,7 @@ def test_arrays_and_relevant_of_every_library(library):
             "queries must be floating point, got int64",
         ),
         (
-            lambda: Pairs(X, np.where(X == X[3, 1], np.nan, X)),
+            lambda: Pairs(X, np.where(X[3, 1] == X, np.nan, X)),
             ArgumentError,
             "documents has 1 values that are NaN or infinite, the first in row 3",
         ),

@@ -170,5 +170,11 @@ def test_batches_that_do_not_fit_the_graph(rng):
         regularizer.value_and_grad({"anchors": z})
     with pytest.raises(ArgumentError, match=r"ids must have shape \(3,\), got \(2,\)"):
         regularizer.value_and_grad({"references": z}, ids={"references": np.array([0, 1])})
-    with pytest.raises(ArgumentError, match="ids must name each node at most once"):
-        regularizer.value_and_grad({"references": z}, ids={"references": np.array([0, 1, 1])})
+
+
+def test_of_several_rows_of_a_node_the_first_counts(rng):
+    regularizer = GraphLaplacian(edges=np.array([[0, 1]]), strength=1.0)
+    z = rng.standard_normal((3, 2))
+    found = regularizer.value_and_grad({"anchors": z}, ids={"anchors": np.array([0, 1, 1])})
+    assert float(found.value) == pytest.approx(((z[0] - z[1]) ** 2).sum())
+    assert not found.grads["anchors"][2].any()
