@@ -95,7 +95,7 @@ def namespace(**arrays: Any) -> Any:
     found: Any = None
     place: Any = None
     for name, x in arrays.items():
-        if x is None or isinstance(x, (bool, int, float)):
+        if x is None or type(x) in (bool, int, float):  # NumPy's float64 is an array here
             continue
         xp = _namespace_of(x)
         if xp is None:

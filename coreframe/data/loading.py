@@ -40,6 +40,8 @@ def load_pairs(
     """
     vectors = [path for path in data if path.suffix == ".npy"]
     if len(data) == 2 and len(vectors) == 2:
+        if queries is not None or documents is not None:
+            raise ArgumentError("--queries and --documents go with a file of pairs, not with X, y")
         x = read_vectors(data[0])
         pairs = Pairs.labelled(x, read_labels(data[1], len(x)))
         note = f"columns {len(x):,} vectors with labels; equal labels belong together"

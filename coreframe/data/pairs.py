@@ -152,7 +152,9 @@ class Pairs:
             raise DataError(f"labels has {len(codes)} entries for {embeddings.shape[0]} rows")
         if len(np.unique(codes)) == len(codes):
             raise DataError("no two rows share a label, so there is nothing to bring together")
-        return cls(embeddings, embeddings, relevance=LabelRelevance(codes, codes, True))
+        return cls(
+            embeddings, embeddings, relevance=LabelRelevance(codes, codes, np.arange(len(codes)))
+        )
 
     # Asking --------------------------------------------------------------------------------
 

@@ -103,12 +103,13 @@ class ListedRelevance(Relevance):
 class LabelRelevance(Relevance):
     """A document is right if it has the query's label.
 
-    ``one_set`` says that queries and documents are the same rows: a row is not its own answer.
+    ``own`` is the row of each query among the documents, where it is one of them: a row is not
+    its own answer.
     """
 
     query_labels: Ints
     document_labels: Ints
-    one_set: bool = False
+    own: Ints | None = None
 
     @property
     def queries(self) -> int:  # type: ignore[override]
@@ -126,10 +127,11 @@ class LabelRelevance(Relevance):
         values, sizes = np.unique(self.document_labels, return_counts=True)
         place = np.searchsorted(values, self.query_labels).clip(max=len(values) - 1)
         found = np.where(values[place] == self.query_labels, sizes[place], 0).astype(np.int64)
-        return found - 1 if self.one_set else found
+        return found if self.own is None else found - 1
 
     def take(self, rows: Ints) -> LabelRelevance:
-        return LabelRelevance(self.query_labels[rows], self.document_labels)
+        own = None if self.own is None else self.own[rows]
+        return LabelRelevance(self.query_labels[rows], self.document_labels, own)
 
 
 def components(left: Ints, right: Ints, count: int) -> Ints:

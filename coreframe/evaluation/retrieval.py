@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coreframe.backend import Array, namespace, to_numpy
 from coreframe.data.pairs import Pairs
-from coreframe.data.relevance import Ints, Relevance
+from coreframe.data.relevance import Ints, LabelRelevance, Relevance
 from coreframe.errors import ArgumentError
 from coreframe.evaluation import DEPTH
 from coreframe.ops import top_k
@@ -52,14 +52,11 @@ def evaluate(adapter: Map | None, pairs: Pairs, *, similarity: str = "cosine") -
     if adapter is not None:
         queries = adapter(queries, side="query")
         documents = adapter(documents, side="document")
-    depth = min(DEPTH, documents.shape[0])
-    if not getattr(pairs.relevance, "one_set", False):
-        found = search(queries, documents, depth, similarity=similarity)
-    else:  # one more, since each row finds itself, which does not count
-        found = search(
-            queries, documents, min(depth + 1, documents.shape[0]), similarity=similarity
-        )
-        itself = found == np.arange(len(found))[:, None]
+    own = pairs.relevance.own if isinstance(pairs.relevance, LabelRelevance) else None
+    depth = min(DEPTH + (own is not None), documents.shape[0])
+    found = search(queries, documents, depth, similarity=similarity)
+    if own is not None:  # each row finds itself, which does not count
+        itself = found == own[:, None]
         itself[:, -1] |= ~itself.any(axis=1)
         found = found[~itself].reshape(len(found), -1)
     return Evaluation(*measure(found, pairs.relevance))
