@@ -21,21 +21,7 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
     from coreframe.backend import (
         namespace as namespace,
     )
-    from coreframe.batch import (
-        Batch as Batch,
-    )
-    from coreframe.batch import (
-        Listed as Listed,
-    )
-    from coreframe.batch import (
-        Masked as Masked,
-    )
-    from coreframe.batch import (
-        Relation as Relation,
-    )
-    from coreframe.batch import (
-        SameLabel as SameLabel,
-    )
+    from coreframe.batch import Batch as Batch
     from coreframe.callbacks import Callback as Callback
     from coreframe.compose import Mined as Mined
     from coreframe.compose import Symmetric as Symmetric
@@ -53,6 +39,10 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
     from coreframe.plugin import hookimpl as hookimpl
     from coreframe.registry import build as build
     from coreframe.regularizer import Regularizer as Regularizer
+    from coreframe.relation import Listed as Listed
+    from coreframe.relation import Masked as Masked
+    from coreframe.relation import Relation as Relation
+    from coreframe.relation import SameLabel as SameLabel
     from coreframe.scheduler import Progress as Progress
     from coreframe.scheduler import Scheduler as Scheduler
     from coreframe.scheduler import resolve as resolve
@@ -68,10 +58,10 @@ _HOMES = {
     "Callback": "callbacks",
     "ClosedForm": "adapter",
     "Embedder": "embedder",
-    "Listed": "batch",
+    "Listed": "relation",
     "Loss": "loss",
     "LossResult": "loss",
-    "Masked": "batch",
+    "Masked": "relation",
     "Miner": "miner",
     "Mined": "compose",
     "Optimizer": "optimizer",
@@ -79,9 +69,9 @@ _HOMES = {
     "Pairs": "data.pairs",
     "Progress": "scheduler",
     "Regularizer": "regularizer",
-    "Relation": "batch",
+    "Relation": "relation",
     "Rule": "optimizer",
-    "SameLabel": "batch",
+    "SameLabel": "relation",
     "Scheduler": "scheduler",
     "Symmetric": "compose",
     "WeightedSum": "compose",

@@ -9,11 +9,12 @@ from typing import Any
 
 from coreframe import checks
 from coreframe.backend import Array, Params, namespace
-from coreframe.batch import Aligned, Batch, Relation
+from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
 from coreframe.loss import Loss, LossResult
 from coreframe.miner import Miner
 from coreframe.random import stream
+from coreframe.relation import Aligned, Relation
 from coreframe.scheduler import Scheduler, require_resolved
 
 

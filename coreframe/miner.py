@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from coreframe.backend import Array, device_of, namespace
-from coreframe.batch import Batch, Listed, Masked, Relation
+from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
+from coreframe.relation import Listed, Masked, Relation
 from coreframe.similarity import Similarity
 from coreframe.tiles import similarity_rows
 
@@ -76,7 +77,7 @@ def with_negatives(batch: Batch, columns: Array) -> Relation:
     Positives stay as they are. Where the batch is aligned the result is listed, so that a loss
     gathers the few pairs instead of multiplying all.
     """
-    from coreframe.batch import Aligned
+    from coreframe.relation import Aligned
 
     xp = namespace(columns=columns)
     device = device_of(columns)

@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coreframe.backend import Array, Params, device_of, namespace
-from coreframe.batch import Batch, Relation
+from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
 from coreframe.ops import op, segment_sum
-from coreframe.similarity import Similarity
+from coreframe.relation import Relation
+from coreframe.similarity import Pull, Similarity
 
 RowTerms = Callable[[Array, Array, Array], tuple[Array, Array]]
 
@@ -373,13 +374,7 @@ def pairwise(
     xp = namespace(anchors=batch.anchors, **(params or {}))
     kind = Similarity(similarity)
     dtype = _computing_dtype(batch.anchors, xp)
-    references = _as(batch.targets, dtype, xp)
-    center = kind.center(references)
-    right, pull_right = kind.prepare(references, center)
-    if batch.references is None:
-        left, pull_left = right, pull_right
-    else:
-        left, pull_left = kind.prepare(_as(batch.anchors, dtype, xp), center)
+    (left, pull_left), (right, pull_right), center = _prepare(batch, kind, dtype, xp)
     own = None if batch.negatives is None else _as(batch.negatives, dtype, xp)
     wants = {"left"} if "anchors" in wanted else set()
     if "references" in wanted or (batch.references is None and wants):
@@ -472,14 +467,7 @@ def similarity_rows(
     xp = namespace(anchors=batch.anchors)
     kind = Similarity(similarity)
     dtype = _computing_dtype(batch.anchors, xp)
-    references = _as(batch.targets, dtype, xp)
-    center = kind.center(references)
-    right, _ = kind.prepare(references, center)
-    left = (
-        right
-        if batch.references is None
-        else kind.prepare(_as(batch.anchors, dtype, xp), center)[0]
-    )
+    (left, _), (right, _), center = _prepare(batch, kind, dtype, xp)
     n, m = left.shape[0], right.shape[0]
     rows = Rows(
         row_terms=_no_terms,
@@ -502,6 +490,18 @@ def similarity_rows(
     for part in rows.slices:
         columns = rows._all(left[part, :], part, memory, xp, device)
         yield part, columns.similarities, columns.positive, columns.negative
+
+
+def _prepare(
+    batch: Batch, kind: Similarity, dtype: Any, xp: Any
+) -> tuple[tuple[Array, Pull], tuple[Array, Pull], Array | None]:
+    """Prepare anchors and references, each once; without references they are one."""
+    references = _as(batch.targets, dtype, xp)
+    center = kind.center(references)
+    right = kind.prepare(references, center)
+    if batch.references is None:
+        return right, right, center
+    return kind.prepare(_as(batch.anchors, dtype, xp), center), right, center
 
 
 def _no_terms(similarities: Array, positive: Array, negative: Array) -> tuple[Array, Array]:

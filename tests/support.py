@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from coreframe.batch import Batch, Relation, masked
+from coreframe.batch import Batch
+from coreframe.relation import Relation, masked
 
 # Array libraries ----------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from coreframe.backend import Array, device_of, namespace
-from coreframe.batch import Aligned, Relation, SameLabel, masked
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance
+from coreframe.relation import Aligned, Relation, SameLabel, masked
 
 
 @dataclass(frozen=True, eq=False)

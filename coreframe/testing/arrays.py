@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from coreframe.backend import Array
-from coreframe.batch import Aligned, Batch, Listed, Relation, SameLabel, masked
+from coreframe.batch import Batch
 from coreframe.registry import registry
+from coreframe.relation import Aligned, Listed, Relation, SameLabel, masked
 
 Place = Callable[[Any], Array]
 """Brings a NumPy array to a library and device."""

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from coreframe.backend import device_of, library_of, namespace, to_numpy
-from coreframe.batch import Batch, Relation
+from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
 from coreframe.miner import Miner
 from coreframe.random import stream
+from coreframe.relation import Relation
 from coreframe.testing import arrays, checks
 from coreframe.testing.arrays import Case, Place, on_numpy
 from coreframe.testing.checks import Check, NotApplicable, Promise, explain

@@ -7,9 +7,10 @@ from typing import Any
 
 from coreframe import checks
 from coreframe.backend import Array, namespace
-from coreframe.batch import Batch, Relation
+from coreframe.batch import Batch
 from coreframe.miner import Miner, similarity_rows, with_negatives
 from coreframe.ops import top_k
+from coreframe.relation import Relation
 from coreframe.scheduler import Scheduler, require_resolved
 from coreframe.similarity import NAMES
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
-from coreframe.batch import Batch, Relation
+from coreframe.batch import Batch
 from coreframe.miner import Miner, with_negatives
 from coreframe.ops import top_k
 from coreframe.random import fresh_seeds, hash_keys
+from coreframe.relation import Relation
 from coreframe.scheduler import Scheduler, require_resolved
 from coreframe.tiles import Plan
 

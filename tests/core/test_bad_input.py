@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coreframe.backend import get_backend, namespace
-from coreframe.batch import Aligned, Batch, Listed, masked
+from coreframe.batch import Batch
 from coreframe.errors import (
     AmbiguousName,
     ArgumentError,
@@ -18,6 +18,7 @@ from coreframe.errors import (
 )
 from coreframe.loss import PairwiseLoss
 from coreframe.registry import build, registry
+from coreframe.relation import Aligned, Listed, masked
 from coreframe.tiles import pairwise
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_losses.sup_con import SupCon

@@ -26,8 +26,9 @@ from support import (
 )
 
 from coreframe.backend import library_of, namespace
-from coreframe.batch import Aligned, Batch, Listed, SameLabel, masked
+from coreframe.batch import Batch
 from coreframe.loss import PairwiseLoss
+from coreframe.relation import Aligned, Listed, SameLabel, masked
 from coreframe.similarity import NAMES
 from coreframe.tiles import REDUCTIONS, pairwise, similarity_rows
 

@@ -15,7 +15,8 @@ from support import (
     random_case,
 )
 
-from coreframe.batch import Batch, Listed
+from coreframe.batch import Batch
+from coreframe.relation import Listed
 from coreframe.similarity import NAMES
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_losses.sup_con import SupCon

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from support import assert_near, random_case
 
-from coreframe.batch import Batch, Listed
+from coreframe.batch import Batch
 from coreframe.compose import Mined, Symmetric
 from coreframe.errors import ArgumentError
 from coreframe.random import stream
+from coreframe.relation import Listed
 from coreframe.similarity import NAMES
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_miners.hardest import Hardest

@@ -7,10 +7,11 @@ from typing import Any
 
 from coreframe import checks
 from coreframe.backend import Array, namespace
-from coreframe.batch import Batch, Relation
+from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
 from coreframe.miner import Miner, similarity_rows, with_negatives
 from coreframe.ops import top_k
+from coreframe.relation import Relation
 from coreframe.scheduler import Scheduler, plain, require_resolved
 from coreframe.similarity import NAMES
 
