@@ -81,8 +81,8 @@ def codes(name: str, *lists: Any) -> tuple[Any, ...]:
     if not all(text):
         raise ArgumentTypeError(f"{name} and reference_{name} must both be integers or both text")
     joined = np.concatenate([x.astype(str) for x in found])
-    codes = np.unique(joined, return_inverse=True)[1].astype(np.int64)
-    return tuple(np.split(codes, np.cumsum([len(x) for x in found])[:-1]))
+    numbers = np.unique(joined, return_inverse=True)[1].astype(np.int64)
+    return tuple(np.split(numbers, np.cumsum([len(x) for x in found])[:-1]))
 
 
 def _bad_codes(name: str, dtype: Any) -> ArgumentTypeError:

@@ -211,10 +211,10 @@ class Pairs:
         """The documents known to be wrong, by query."""
         return ListedRelevance(self.irrelevant, len(self), int(self.documents.shape[0]))
 
-    def _connected(self) -> Ints:
+    def _connected(self) -> tuple[Ints, Ints]:
         """Return a number for each query, equal for those that must stay on one side: of one
-        group, of equal text (or vector), or with an equal text among their documents, right or
-        wrong.
+        group, of equal text (or vector), or with an equal right document; and a number for each
+        document, equal for those of equal text.
         """
         q = len(self)
         if self.query_texts is not None and self.document_texts is not None:
@@ -222,23 +222,26 @@ class Pairs:
             own, of_document = np.split(np.unique(texts, return_inverse=True)[1].reshape(-1), [q])
         else:
             own, of_document = row_codes(to_numpy(self.queries), to_numpy(self.documents))
-        first_group = q + int(max(own.max(), of_document.max())) + 1
-        pairs = self.irrelevant
-        if isinstance(self.relevance, ListedRelevance):
-            pairs = np.concatenate([pairs, self.relevance.pairs])
         queries = np.arange(q)
-        left = np.concatenate([queries, queries, pairs[:, 0]])
-        right = np.concatenate([q + own, first_group + self.groups, q + of_document[pairs[:, 1]]])
-        return components(left, right, first_group + int(self.groups.max()) + 1)[:q]
+        first_group = q + int(max(own.max(), of_document.max())) + 1
+        left = [queries, queries]
+        right = [q + own, first_group + self.groups]
+        if isinstance(self.relevance, ListedRelevance):
+            left.append(self.relevance.pairs[:, 0])
+            right.append(q + of_document[self.relevance.pairs[:, 1]])
+        count = first_group + int(self.groups.max()) + 1
+        joined = components(np.concatenate(left), np.concatenate(right), count)[:q]
+        return joined, of_document
 
     def split(
         self, dev: float = 0.1, test: float = 0.2, *, seed: int = 42
     ) -> tuple[Pairs, Pairs, Pairs]:
         """Return (train, dev, test) by shares of the queries, at random by group.
 
-        Queries of one group, of equal text (or vector), or with an equal text among their
-        documents stay together, so nothing that is learned from stands on the other side; these
-        are the groups of the parts. All parts search all documents; with labels, dev and test
+        Queries of one group, of equal text (or vector), or with an equal right document stay
+        together, and wrong documents that are right ones of dev or test are left out of train, so
+        nothing that is learned from stands on the other side. What stays together are the groups
+        of the parts. All parts search all documents; with labels, dev and test
         search the train rows.
         """
         if not (0 < dev < 1 and 0 < test < 1 and dev + test < 1):
@@ -246,7 +249,7 @@ class Pairs:
                 f"dev and test must be shares with a sum below 1, got {dev}, {test}"
             )
         q = len(self)
-        group = self._connected()
+        group, of_document = self._connected()
         names, sizes = np.unique(group, return_counts=True)
         order = stream(seed, "split").permutation(len(names))
         # A group that is larger than the part it might fill goes last, which is to train.
@@ -269,6 +272,9 @@ class Pairs:
             train, held_out, last = (self.take(rows) for rows in parts)
             for part, rows in zip((train, held_out, last), parts, strict=True):
                 object.__setattr__(part, "groups", group[rows])
+            held = [part.relevance.pairs[:, 1] for part in (held_out, last)]  # type: ignore[attr-defined]
+            known = np.isin(of_document[train.irrelevant[:, 1]], of_document[np.concatenate(held)])
+            object.__setattr__(train, "irrelevant", train.irrelevant[~known])
             return train, held_out, last
         labels, train_rows = self.relevance.query_labels, parts[0]
         corpus = _rows(self.documents, train_rows)

@@ -257,13 +257,17 @@ def test_parts_keep_documents_texts_and_irrelevant_pairs():
     known = {(f"q{i}", j) for i, j in data.irrelevant.tolist()}
     right = {(f"q{i}", j) for i, j in data.relevance.pairs.tolist()}
     found, found_right = set(), set()
-    for part in data.split(0.2, 0.3):
+    parts = data.split(0.2, 0.3)
+    held = {j for part in parts[1:] for j in part.relevance.pairs[:, 1].tolist()}
+    assert not held & set(parts[0].irrelevant[:, 1].tolist())  # nor are they trained on
+    for part in parts:
         assert part.documents is data.documents
         found |= {(part.query_texts[i], j) for i, j in part.irrelevant.tolist()}
         found_right |= {(part.query_texts[i], j) for i, j in part.relevance.pairs.tolist()}
         for i, text in enumerate(part.query_texts):
             np.testing.assert_array_equal(part.queries[i], data.queries[int(text[1:])])
-    assert found == known
+    assert {(q, j) for q, j in known - found if j not in held} == set()
+    assert found <= known
     assert found_right == right
 
 
