@@ -1,8 +1,9 @@
 """Operations: a reference written against the Array API, and faster kernels from backends.
 
 ``@op`` marks the reference. A backend offers a kernel of the same name for its library
-(``coreframe_kernels``); a kernel may return ``NotImplemented`` for inputs it does not serve, and
-the reference is used. ``COREFRAME_KERNELS=off`` forces references everywhere.
+(``coreframe_kernels``), ``module:function`` for an operation of another package. A kernel may
+return ``NotImplemented`` for inputs that it does not serve, and the reference is used.
+``COREFRAME_KERNELS=off`` forces references everywhere.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Op(Generic[P, R]):
 
     def __init__(self, reference: Callable[P, R]) -> None:
         self.reference = reference
-        self.name = reference.__name__
+        # Ours have plain names; those of others are told apart by their module.
+        module, name = reference.__module__, reference.__name__
+        self.name = name if module.partition(".")[0] == "coreframe" else f"{module}:{name}"
         functools.update_wrapper(self, reference)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
