@@ -60,14 +60,6 @@ class Hooks:
         """Offer subclasses of ``coreframe.Adapter``."""
 
     @hookspec
-    def coreframe_samplers(self) -> Table:  # type: ignore[empty-body]
-        """Offer subclasses of ``coreframe.data.samplers.Sampler``."""
-
-    @hookspec
-    def coreframe_metrics(self) -> Table:  # type: ignore[empty-body]
-        """Offer subclasses of ``coreframe.evaluation.Metric``."""
-
-    @hookspec
     def coreframe_callbacks(self) -> Table:  # type: ignore[empty-body]
         """Offer subclasses of ``coreframe.Callback``."""
 

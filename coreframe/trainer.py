@@ -80,13 +80,14 @@ def fit(
     seed: int = 42,
     backend: str | None = None,
     base_model: str | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[str | Callback] = (),
 ) -> Run:
     """Train an adapter on pairs, and keep the epoch that is best on ``dev``.
 
     Args:
         train, dev: pairs; without dev the last epoch is kept.
-        adapter, loss, miner, optimizer, regularizers: components, or names of registered ones.
+        adapter, loss, miner, optimizer, regularizers, callbacks: components, or names of
+            registered ones.
         side: "query" moves queries only, so that an index of documents stays as it is; "both"
             moves queries and documents by one shared adapter, and the index must be rebuilt.
         start: a closed-form adapter that is solved and applied first, such as "whitening".
@@ -131,7 +132,8 @@ def fit(
             "use side='both', or start='procrustes'"
         )
     choice = choose_backend(backend, like=train.queries)
-    run = Trainer(setup, train, dev, choice.backend, callbacks).run()
+    followers = [_component("callbacks", c, Callback) for c in callbacks]
+    run = Trainer(setup, train, dev, choice.backend, followers).run()
     return replace(run, backend_source=choice.source)
 
 

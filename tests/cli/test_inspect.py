@@ -52,7 +52,7 @@ def test_list_one_kind(here) -> None:
 
 def test_list_a_kind_that_has_nothing_yet(here) -> None:
     """A hook may exist before a component does."""
-    code, out, _ = here("list", "samplers")
+    code, out, _ = here("list", "callbacks")
     assert code == 0
     assert len(out.splitlines()) == 1
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 import warnings
 
+import numpy as np
 import pytest
 
+import coreframe
 from coreframe import build, registry
 from coreframe.errors import (
     AmbiguousName,
@@ -314,3 +317,19 @@ def test_many_threads_get_one_registry(write_plugin) -> None:
     assert len(found) == 16
     assert len(set(found)) == 1
     assert len(caught) == 1
+
+
+def test_a_callback_by_name_follows_a_run(write_plugin) -> None:
+    write_plugin(
+        "acme",
+        "from coreframe.callbacks import Callback\n"
+        "seen = []\n"
+        "class Watch(Callback):\n"
+        "    def on_end(self, run): seen.append(run.epochs)\n"
+        "@hookimpl\n"
+        "def coreframe_callbacks(): return {'watch': 'acme:Watch'}",
+    )
+    registry.reset()
+    x = np.random.default_rng(0).standard_normal((8, 4))
+    coreframe.fit(coreframe.Pairs(x, x), epochs=2, callbacks=["watch"])
+    assert importlib.import_module("acme").seen == [2]

@@ -434,10 +434,10 @@ def test_a_name_of_several_kinds_asks_for_the_kind(monkeypatch: pytest.MonkeyPat
     entries = registry().entries
 
     def doubled(kind: str) -> Any:
-        return entries("miners") if kind == "samplers" else entries(kind)
+        return entries("miners") if kind == "optimizers" else entries(kind)
 
     monkeypatch.setattr(registry(), "entries", doubled)
-    with pytest.raises(AmbiguousName, match="write one of: miners:hardest, samplers:hardest"):
+    with pytest.raises(AmbiguousName, match="write one of: miners:hardest, optimizers:hardest"):
         check("hardest")
 
 
