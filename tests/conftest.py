@@ -63,20 +63,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RAN] = dict.fromkeys(LIBRARIES, 0)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
-    """Count the test for its library; a test that is skipped at set-up never gets here."""
-    name = getattr(getattr(item, "callspec", None), "params", {}).get("library")
-    if name is not None:
-        item.config.stash[RAN][name] += 1
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
-    """Let the summary show one line, not one a test, for a library that is missing."""
+    """Count what really ran on a library, and let the summary show one line, not one a test,
+    for a library that is missing.
+    """
     report = yield
     name = getattr(getattr(item, "callspec", None), "params", {}).get("library")
-    if name and report.skipped and report.when == "setup" and isinstance(open_library(name), str):
+    if name is None:
+        return report
+    if report.when == "call" and not report.skipped:
+        item.config.stash[RAN][name] += 1
+    if report.when == "setup" and report.skipped and isinstance(open_library(name), str):
         report.longrepr = (__file__, 0, f"Skipped: {name}: {open_library(name)}")
     return report
 

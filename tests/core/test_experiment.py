@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from coreframe import config, demo
+from coreframe.callbacks import Callback
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, MissingExtra
 from coreframe.evaluation.compare import compare
@@ -174,9 +175,7 @@ def test_auto_tries_the_identity_and_the_best_baseline():
     # Where no baseline beats the identity, it is the only start.
     started = []
 
-    class Listener:
-        on_step = on_evaluate = on_end = lambda self, *args: None
-
+    class Listener(Callback):
         def on_start(self, setup):
             started.append(setup.start)
 
