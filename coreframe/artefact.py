@@ -259,12 +259,6 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: to a temporary neighbour that is then renamed."""
-    data = content.encode() if isinstance(content, str) else content
-    write_files(path.parent, {path.name: data})
-
-
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files that belong together: none takes its place before all are on the disk."""
     temporaries: dict[str, str] = {}

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from support import assert_near
 
 import coreframe
-from coreframe.artefact import Side, TrainedAdapter, load, make_folder, write_file
+from coreframe.artefact import Side, TrainedAdapter, load, make_folder, write_files
 from coreframe.errors import ArgumentError, ArgumentTypeError, ArtefactError, OutputError
 
 D = 6
@@ -359,7 +359,7 @@ def test_a_disk_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_a_disk_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch, call):
     path = tmp_path / "notes.txt"
-    write_file(path, "first")
+    write_files(tmp_path, {path.name: b"first"})
 
     def fails(*args, **kwargs):
         raise OSError(5, "Input/output error")
@@ -367,10 +367,10 @@ def test_a_disk_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fails)
         with pytest.raises(OutputError, match=r"cannot write .*notes\.txt: Input/output error"):
-            write_file(path, "second")
+            write_files(tmp_path, {path.name: b"second"})
     assert path.read_text() == "first"
     assert os.listdir(tmp_path) == ["notes.txt"]
-    write_file(path, b"third")
+    write_files(tmp_path, {path.name: b"third"})
     assert path.read_text() == "third"
 
 
