@@ -106,7 +106,7 @@ class WeightedSum(Loss):
         return {
             f"{name}.{key}": x
             for name, loss in self.losses.items()
-            for key, x in loss.project(_under(name, params)).items()
+            for key, x in loss.project(under(name, params)).items()
         }
 
     def value_and_grad(
@@ -122,7 +122,7 @@ class WeightedSum(Loss):
         param_grads: dict[str, Array] = {}
         parts: dict[str, Array] = {}
         for name, loss in self.losses.items():
-            result = loss.value_and_grad(batch, _under(name, params or {}), wrt=wrt)
+            result = loss.value_and_grad(batch, under(name, params or {}), wrt=wrt)
             weight = self.weights.get(name, 1.0)
             value = value + weight * result.value
             for key, g in result.grads.items():
@@ -134,9 +134,10 @@ class WeightedSum(Loss):
         return LossResult(value, grads, param_grads, parts)
 
 
-def _under(name: str, params: Params) -> Params:
-    prefix = name + "."
-    return {key.removeprefix(prefix): x for key, x in params.items() if key.startswith(prefix)}
+def under(prefix: str, params: Params) -> dict[str, Array]:
+    """Return the parameters that are named ``prefix.<name>``, by their own names."""
+    start = prefix + "."
+    return {name.removeprefix(start): x for name, x in params.items() if name.startswith(start)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
 from coreframe.ops import kernel
-from coreframe.scheduler import Scheduler, require_resolved
+from coreframe.scheduler import require_resolved
 from coreframe.similarity import NAMES
 from coreframe.tiles import (
     MEMORY_BUDGET,
@@ -196,7 +196,3 @@ class PairwiseLoss(Loss):
         import numpy as np
 
         return {"log_scale": np.zeros((), np.float32), "bias": np.zeros((), np.float32)}
-
-
-Number = float | Scheduler
-"""The type of a hyperparameter that may be scheduled."""

@@ -257,11 +257,7 @@ class Listed(Relation):
         )
 
     def transpose(self) -> Relation:
-        def turned(rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
-            positive, negative = self.tile(cols, rows, xp, device)
-            return xp.matrix_transpose(positive), xp.matrix_transpose(negative)
-
-        return Masked(turned, self.columns, self.rows)
+        return _turned(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,11 +273,17 @@ class Masked(Relation):
         return positive, negative & ~positive
 
     def transpose(self) -> Relation:
-        def turned(rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
-            positive, negative = self.tile(cols, rows, xp, device)
-            return xp.matrix_transpose(positive), xp.matrix_transpose(negative)
+        return _turned(self)
 
-        return Masked(turned, self.columns, self.rows)
+
+def _turned(relation: Relation) -> Masked:
+    """Return any relation seen from the references: each tile, transposed."""
+
+    def function(rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
+        positive, negative = relation.tile(cols, rows, xp, device)
+        return xp.matrix_transpose(positive), xp.matrix_transpose(negative)
+
+    return Masked(function, relation.columns, relation.rows)
 
 
 def masked(positive: Array, negative: Array) -> Masked:

@@ -27,6 +27,7 @@ from coreframe.backend import (
 )
 from coreframe.batch import Batch
 from coreframe.callbacks import Callback, Status
+from coreframe.compose import under
 from coreframe.config.settings import SIDES
 from coreframe.data.batches import examples, gather
 from coreframe.data.pairs import Pairs
@@ -259,7 +260,7 @@ class Trainer:
             no_decay = Rule(lambda _, x: x.ndim <= 1, {"weight_decay": 0.0})
             optimizer = replace(optimizer, rules=(no_decay,))
         state = optimizer.init(params)
-        regularizers = [r.begin(_under("adapter", params)) for r in setup.regularizers]
+        regularizers = [r.begin(under("adapter", params)) for r in setup.regularizers]
         skipped = xp.zeros((), dtype=data.dtype, device=device_of(data))
         best = (self._evaluate(params, 0, 0, 0), 0, params)
         step = samples = 0
@@ -311,7 +312,7 @@ class Trainer:
     def _projected(self, params: Params) -> dict[str, Array]:
         """Return the loss's parameters, moved back to where they are allowed to be."""
         # NumPy's arithmetic turns arrays without dimensions into its scalars.
-        own = {name: self.xp.asarray(x) for name, x in _under("loss", params).items()}
+        own = {name: self.xp.asarray(x) for name, x in under("loss", params).items()}
         return _named("loss", self.setup.loss.project(own))
 
     def _gradients(
@@ -323,7 +324,7 @@ class Trainer:
     ) -> tuple[Array, dict[str, Array]]:
         """Return the value of a step and its gradients by parameter name."""
         setup = self.setup
-        own = _under("adapter", params)
+        own = under("adapter", params)
         rng = stream(setup.seed, "adapter noise", progress.step)
         inputs = gather(self.train, chosen)
         anchors, pull_anchors = setup.adapter.forward(own, inputs.queries, rng=rng)
@@ -341,9 +342,7 @@ class Trainer:
             rng = stream(setup.seed, "miner", progress.step)
             batch = replace(batch, relation=resolve(setup.miner, progress).mine(batch, rng=rng))
         wrt = ("anchors",) if pull_references is None else ("anchors", "references")
-        result = resolve(setup.loss, progress).value_and_grad(
-            batch, _under("loss", params), wrt=wrt
-        )
+        result = resolve(setup.loss, progress).value_and_grad(batch, under("loss", params), wrt=wrt)
         if result.value.ndim:
             raise ArgumentError("training needs a loss with one value: a reduction but 'none'")
         value, slopes = result.value, dict(result.grads)
@@ -387,7 +386,7 @@ class Trainer:
     def stored(self, params: Params) -> TrainedAdapter:
         """Return the start followed by the trained map, as an adapter that can be saved."""
         setup = self.setup
-        own = {name: to_numpy(x) for name, x in _under("adapter", params).items()}
+        own = {name: to_numpy(x) for name, x in under("adapter", params).items()}
         trained = _stored(setup.adapter, own)
         sides = {}
         for name in ("query", "document"):
@@ -436,8 +435,3 @@ def _add(total: dict[str, Array], more: Params) -> None:
 
 def _named(prefix: str, params: Params) -> dict[str, Any]:
     return {f"{prefix}.{name}": x for name, x in params.items()}
-
-
-def _under(prefix: str, params: Params) -> dict[str, Any]:
-    start = prefix + "."
-    return {name.removeprefix(start): x for name, x in params.items() if name.startswith(start)}
