@@ -72,7 +72,8 @@ def options_of(annotation: Any) -> tuple[Any, ...]:
         annotation in _WORDS or annotation in (types.NoneType, Rule) or interface_of(annotation)
     )
     shaped = typing.get_origin(annotation) or annotation
-    if simple or shaped is Literal or _is_list(shaped) or _is_mapping(shaped):
+    table = _is_mapping(shaped) or is_record(annotation)
+    if simple or shaped is Literal or _is_list(shaped) or table:
         return (annotation,)
     return (Any,)
 
@@ -82,6 +83,19 @@ def interface_of(annotation: Any) -> type | None:
     if not isinstance(annotation, type):
         return None
     return next((base for base in KINDS if issubclass(annotation, base)), None)
+
+
+def is_record(annotation: Any) -> bool:
+    """Say whether an annotation asks for a dataclass that is no component, as a curriculum's stage.
+
+    Such a value is a table of its fields, without a name in the registry.
+    """
+    return (
+        isinstance(annotation, type)
+        and dataclasses.is_dataclass(annotation)
+        and annotation is not Rule
+        and not interface_of(annotation)
+    )
 
 
 def name_key(base: type) -> str:

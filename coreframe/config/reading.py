@@ -23,6 +23,7 @@ from coreframe.config.annotations import (
     describe,
     fits,
     interface_of,
+    is_record,
     is_required,
     item_types,
     located,
@@ -168,7 +169,9 @@ def _assign(place: Any, keys: Sequence[str], value: Any) -> None:
     if isinstance(place, list):
         place[index : index + 1] = [value]
         return
-    if last in ("name", "scheduler") and place.get(last, value) != value:
+    # A scheduler's table is named by "scheduler"; its field "name" is one like the others.
+    named_by = "scheduler" if "scheduler" in place else "name"
+    if last == named_by and place.get(last, value) != value:
         for other in set(place) - {"weight"}:
             del place[other]
     place[last] = value
@@ -246,7 +249,9 @@ class _Reader:
                 f"{path}.{key}: {name!r} cannot be loaded: {type(error).__name__}: {error}"
             )
         if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
-            return self.problem(f"{path}.{key}: {name!r} is no dataclass of the kind {kind}")
+            is_interface = interface_of(base) is base
+            wanted = f"dataclass of the kind {kind}" if is_interface else base.__name__
+            return self.problem(f"{path}.{key}: {name!r} is no {wanted}")
         fields = {k: x for k, x in raw.items() if k not in (key, besides)}
         return self.build(cls, fields, path, name)
 
@@ -313,6 +318,8 @@ class _Reader:
             return self.component(option, raw, path)
         if option is Rule:
             return self.rule(raw, path, owner)
+        if is_record(option):
+            return self.build(option, raw, path, option.__name__)
         if origin is Literal or not isinstance(raw, (list, Mapping)):
             return raw
         if isinstance(raw, Mapping):

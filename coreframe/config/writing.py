@@ -14,6 +14,7 @@ from coreframe.config.annotations import (
     TABLES,
     configurable,
     interface_of,
+    is_record,
     name_key,
 )
 from coreframe.config.settings import RunConfig
@@ -99,6 +100,8 @@ class _Writer:
             return self.component(value, path)
         if isinstance(value, Rule) and isinstance(value.match, str):
             return {"match": value.match} | self.value(value.overrides, path)
+        if is_record(type(value)):
+            return self.fields(value, path)
         if isinstance(value, Mapping):
             return {key: self.value(x, f"{path}.{key}") for key, x in value.items()}
         if isinstance(value, (tuple, list)):

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from coreframe import checks
-from coreframe.scheduler import Progress, Scheduler, total_steps
+from coreframe.scheduler import (
+    RISES,
+    Progress,
+    Scheduler,
+    blend,
+    check_number,
+    check_steps,
+    rise,
+    share,
+    steps_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupCosine(Scheduler):
     """A linear warm-up to ``peak`` over W steps, then a cosine down to ``minimum`` at step T.
 
-        t < W:   peak (t + 1) / W, or peak t / W with warmup_start="zero"
+        t < W:   start + (peak - start) (t + 1) / W, or t / W with warmup_start="zero"
         t >= W:  minimum + (peak - minimum) (1 + cos(pi (t - W) / (T - W))) / 2
 
-    It holds ``minimum`` from step T on. A warm-up as long as the run warms up, then holds the
-    minimum. With warmup_start="zero" it equals transformers' ``cosine_with_min_lr`` schedule and
-    optax's ``warmup_cosine_decay_schedule(0, peak, W, T, minimum)`` up to step T.
+    How to reproduce: with warmup_start="zero", optax's
+    ``warmup_cosine_decay_schedule(start, peak, W, T, minimum)``, Keras's ``CosineDecay(0,
+    decay_steps=T - W, warmup_target=peak, warmup_steps=W)``, and transformers' ``cosine`` and
+    ``cosine_with_min_lr`` up to step T, where transformers' rise again and this holds. The default
+    form is open_clip's. transformers' ``cosine_warmup_with_min_lr`` is start=peak / W,
+    warmup_steps=W - 1, steps=T - 1, warmup_start="zero".
 
     Args:
-        peak: the highest value.
-        warmup_steps: a number of steps, or a share of the run if below 1.
-        minimum: the last value.
-        warmup_start: nonzero or zero: the value at step 0.
+        peak: the highest value, reached at step W.
+        warmup_steps: W, a number of steps, or a share of T if below 1. Default: 0.1 of the run
+            (the usual advice for sentence embedders).
+        minimum: the last value. Default: 0 (all libraries above).
+        warmup_start: nonzero or zero, which of the two forms. Default: nonzero, since a first step
+            at 0 is a step for nothing (open_clip).
+        start: what the warm-up rises from. Default: 0 (all libraries above).
+        steps: T, warm-up included: a number of steps, or a share of the run if below 1.
+            Default: None, the whole run.
+
+    Shapes: a Progress comes in, one float goes out.
+
+    Edges: W = 0 is ``peak`` at step 0. It holds ``minimum`` from step T on. A warm-up as long as T,
+        or longer, warms up over T steps and then holds the minimum.
+
+    Cost: constant.
 
     References: Loshchilov & Hutter 2017, arXiv 1608.03983; Goyal et al. 2017, arXiv 1706.02677.
 
@@ -36,20 +60,22 @@ class WarmupCosine(Scheduler):
     warmup_steps: float = 0.1
     minimum: float = 0.0
     warmup_start: str = "nonzero"
+    start: float = 0.0
+    steps: float | None = None
 
     def __post_init__(self) -> None:
-        checks.number(self, "peak")
-        checks.number(self, "warmup_steps", minimum=0)
-        checks.number(self, "minimum")
-        checks.choice(self, "warmup_start", ("nonzero", "zero"))
+        check_number(self, "peak")
+        check_steps(self, "warmup_steps")
+        check_number(self, "minimum")
+        checks.choice(self, "warmup_start", RISES)
+        check_number(self, "start")
+        check_steps(self, "steps", optional=True)
 
     def __call__(self, progress: Progress, /) -> float:
-        steps, t = total_steps(self, progress), progress.step
-        share = self.warmup_steps < 1
-        warmup = min(steps, math.floor(self.warmup_steps * (steps if share else 1) + 0.5))
+        t, steps = progress.step, steps_of(self, "steps", progress)
+        warmup = min(steps, share(self.warmup_steps, steps))
         if t < warmup:
-            return self.peak * (t + (self.warmup_start == "nonzero")) / warmup
+            return rise(self.start, self.peak, t, warmup, self.warmup_start)
         if t >= steps:
             return self.minimum
-        phase = (t - warmup) / (steps - warmup)
-        return self.minimum + (self.peak - self.minimum) * (1 + math.cos(math.pi * phase)) / 2
+        return blend(self.peak, self.minimum, (t - warmup) / (steps - warmup), "cosine")
