@@ -6,6 +6,7 @@ from coreframe.plugin import Table, hookimpl
 @hookimpl
 def coreframe_optimizers() -> Table:
     return {
+        "adam": "coreframe_optimizers.adam:Adam",
         "adamw": "coreframe_optimizers.adamw:AdamW",
         "sgd": "coreframe_optimizers.sgd:SGD",
     }

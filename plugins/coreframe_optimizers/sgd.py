@@ -14,22 +14,35 @@ from coreframe.scheduler import Scheduler, plain
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent:
+    """Steps against the gradient, or against its decaying sum.
 
         g = g + weight_decay p;   v = momentum v + g;   p = p - learning_rate v
 
     or, with Nesterov's form, p - learning_rate (g + momentum v). The learning rate is outside
-    the velocity, so a schedule acts at once.
+    the velocity, so a schedule acts at once (Keras has it inside).
 
     Equals ``torch.optim.SGD(lr, momentum, weight_decay=..., nesterov=...)`` with dampening 0.
 
     Args:
-        learning_rate: >= 0.
-        momentum: in [0, 1).
-        nesterov: needs momentum.
-        weight_decay: >= 0, added to the gradient.
+        learning_rate: >= 0. Default: 1e-2 (Keras).
+        momentum: in [0, 1). Default: 0, none (PyTorch); 0.9 is usual.
+        nesterov: Nesterov's form, which needs momentum. Default: False (PyTorch).
+        weight_decay: >= 0, added to the gradient. Default: 0, none (PyTorch).
 
-    References: Sutskever et al. 2013.
+    Shapes: parameters and gradients of any shape; one velocity of that shape.
+
+    Edges: a gradient of zero without momentum and decay, or a learning rate of 0, moves nothing.
+        The first step with momentum is the plain one (times 1 + momentum in Nesterov's form).
+
+    Cost: two to five passes over the parameter, memory of one.
+
+    References: Polyak 1964; Sutskever et al. 2013, equations 1 to 4.
+
+    >>> import numpy as np
+    >>> params, optimizer = {"W": np.array([1.0, -2.0])}, SGD(learning_rate=0.1, momentum=0.9)
+    >>> new, state = optimizer.update(params, {"W": np.array([3.0, -4.0])}, optimizer.init(params))
+    >>> new["W"].round(6).tolist(), state["velocity/W"].tolist()
+    ([0.7, -1.6], [3.0, -4.0])
     """
 
     learning_rate: float | Scheduler = 1e-2
