@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coreframe import checks
-from coreframe.backend import Array, device_of, namespace
+from coreframe.backend import Array, device_of, is_array, namespace, to_numpy
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.relation import Aligned, Listed, Relation, SameLabel, codes
 
@@ -18,9 +18,35 @@ from coreframe.relation import Aligned, Listed, Relation, SameLabel, codes
 class Batch:
     """The arrays of one loss call. Build it with pairs, triplets, labelled or with_negatives.
 
-    anchors (n, d); references (m, d), or None for the anchors themselves (self pairs excluded);
-    negatives (n, k, d), each anchor's own; weights (n,) >= 0; labels (n,); scores (n,) or (n, m);
-    ids (n,) and reference_ids (m,). Embeddings are floating point, of one library and device.
+    Embeddings are floating point, of one library and one device. Everything is checked once,
+    here, so that losses and miners need not.
+
+    Args:
+        anchors: (n, d), the rows that the loss is a mean over.
+        relation: which reference is positive, negative or neither for which anchor, (n, m).
+        references: (m, d), the candidates. Default: the anchors themselves, where no row is its
+            own partner.
+        negatives: (n, k, d), each anchor's own, beside the relation. Default: none.
+        weights: (n,), >= 0, in value and gradient. Default: all rows count alike.
+        labels: (n,), for losses of classes. Default: none.
+        scores: (n,) or (n, m), for losses of graded pairs. Default: none.
+        ids: (n,), an equal id is the same item. Default: all items differ.
+        reference_ids: (m,), likewise. Default: all items differ.
+
+    Shapes: n anchors, m references, k own negatives an anchor, width d.
+
+    Edges: no rows, other widths, and arrays of two libraries or devices are errors; so are NaN,
+    infinity and negative weights in host arrays (under COREFRAME_CHECKS=1, NaN and infinity in
+    all). An anchor without a positive is allowed, and does not count in losses that need one.
+
+    Cost: O((n + m + n k) d) to look through host arrays; embeddings are not copied.
+
+    References: our own.
+
+    >>> import numpy as np
+    >>> batch = Batch.pairs(np.eye(3), np.eye(3))
+    >>> batch.relation.rows, batch.relation.columns
+    (3, 3)
     """
 
     anchors: Array
@@ -101,14 +127,16 @@ class Batch:
         *,
         shared: Array | None = None,
         own: Array | None = None,
+        in_batch: bool = True,
         ids: Any = None,
         reference_ids: Any = None,
         weights: Array | None = None,
     ) -> Batch:
         """Return a batch of pairs with extra negatives: shared (s, d) and own (n, k, d).
 
-        Shared negatives stand behind the positives in ``references``. reference_ids is (n,), or
-        (n + s,) when the shared negatives have ids too.
+        Shared negatives stand behind the positives in ``references``. With ``in_batch=False``
+        these are the only negatives, s may be 0, and the positives of other anchors are none.
+        reference_ids is (n,), or (n + s,) when the shared negatives have ids too.
         """
         xp = namespace(anchors=anchors, positives=positives, shared=shared, own=own)
         n = anchors.shape[0] if anchors.ndim else 0
@@ -120,7 +148,7 @@ class Batch:
         # Checked here too, to speak of them by the names that the caller knows.
         anchors = checks.embeddings("anchors", anchors)
         references = checks.embeddings("positives", positives, width=anchors.shape[1])
-        if shared is not None:
+        if shared is not None and (in_batch or shared.ndim != 2 or shared.shape[0]):
             shared = checks.embeddings("shared negatives", shared, width=positives.shape[1])
             references = xp.concat([positives, shared], axis=0)
         m = references.shape[0]
@@ -139,7 +167,7 @@ class Batch:
             anchors=anchors,
             references=references,
             negatives=own,
-            relation=Aligned(n, m, ids, reference_ids),
+            relation=Aligned(n, m, ids, reference_ids, in_batch),
             weights=weights,
             ids=ids,
             reference_ids=None if ids is None or reference_ids.shape[0] != m else reference_ids,
@@ -185,7 +213,131 @@ class Batch:
             anchors=embeddings, relation=SameLabel(found), labels=found, weights=weights, ids=ids
         )
 
+    @classmethod
+    def labelled_pairs(
+        cls, anchors: Array, references: Array, labels: Any, *, weights: Array | None = None
+    ) -> Batch:
+        """Return row-aligned pairs, each similar or not: (n, d), (n, d) and labels (n,).
+
+        Labels are bool, 1 and 0, or 1 and -1; reference i is the one positive or the one negative
+        of anchor i.
+        """
+        xp = namespace(anchors=anchors, references=references)
+        anchors = checks.embeddings("anchors", anchors)
+        n, device = anchors.shape[0], device_of(anchors)
+        if references.ndim != 2 or references.shape[0] != n:
+            raise ArgumentError(
+                f"anchors and references must both be (n, d), row i with row i, "
+                f"got {tuple(anchors.shape)} and {tuple(references.shape)}"
+            )
+        found = xp.asarray(similar_pairs("labels", labels, n, of="anchors"), device=device)
+        own = xp.arange(n, dtype=xp.int32, device=device)
+        nobody = -xp.ones_like(own)
+        positives, negatives = xp.where(found, own, nobody), xp.where(found, nobody, own)
+        return cls(
+            anchors=anchors,
+            references=references,
+            relation=Listed(positives[:, None], negatives[:, None], n),
+            labels=found,
+            weights=weights,
+        )
+
+    @classmethod
+    def edges(cls, embeddings: Array, edges: Any, similar: Any) -> Batch:
+        """Return embeddings (n, d) with a list of pairs of rows: edges (e, 2) int, similar (e,).
+
+        ``similar`` is bool, 1 and 0, or 1 and -1. Each edge stands once, under its endpoint with
+        fewer edges, so that a row lists at most sqrt(2 e) of them, a hub included; and a row
+        weighs as many edges as it lists, so that a mean of row means is the mean over edges.
+        Rows without an edge do not count; an edge given twice, in whatever direction, counts
+        once. The list is read on the host.
+        """
+        import numpy as np
+
+        xp = namespace(embeddings=embeddings)
+        embeddings = checks.embeddings("embeddings", embeddings)
+        n, device = embeddings.shape[0], device_of(embeddings)
+        pairs = to_numpy(edges)
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
+            raise ArgumentError(
+                f"edges must be (e, 2), two rows of embeddings each, got {pairs.shape}"
+            )
+        if pairs.dtype.kind not in "iu":
+            raise ArgumentTypeError(f"edges must be integers, got {pairs.dtype}")
+        pairs = pairs.astype(np.int64)
+        wrong = (pairs < 0).any(1) | (pairs >= n).any(1) | (pairs[:, 0] == pairs[:, 1])
+        if wrong.any():
+            bad = int(wrong.argmax())
+            raise ArgumentError(
+                f"edge {bad} is {tuple(pairs[bad].tolist())}, but an edge joins two different "
+                f"rows of 0 to {n - 1}"
+            )
+        alike = to_numpy(similar_pairs("similar", similar, len(pairs), of="edges"))
+        low, high = pairs.min(axis=1), pairs.max(axis=1)
+        _, first, back = np.unique(low * n + high, return_index=True, return_inverse=True)
+        if (other_way := alike != alike[first][back]).any():
+            bad = int(other_way.argmax())
+            raise ArgumentError(
+                f"edge {bad}, {tuple(pairs[bad].tolist())}, is listed as similar and as dissimilar"
+            )
+        low, high, alike = low[first], high[first], alike[first]
+        degree = np.bincount(np.concatenate([low, high]), minlength=n)
+        under_low = degree[low] <= degree[high]
+        owner, partner = np.where(under_low, low, high), np.where(under_low, high, low)
+        positives, negatives = (
+            xp.asarray(_table(owner[kind], partner[kind], n), device=device)
+            for kind in (alike, ~alike)
+        )
+        counts = np.bincount(owner, minlength=n)
+        return cls(
+            anchors=embeddings,
+            relation=Listed(positives, negatives, n),
+            weights=xp.asarray(counts, dtype=embeddings.dtype, device=device),
+        )
+
     @property
     def targets(self) -> Array:
         """The references, or the anchors themselves: (m, d)."""
         return self.anchors if self.references is None else self.references
+
+
+def similar_pairs(name: str, values: Any, length: int, *, of: str) -> Array:
+    """Return which pairs are similar, bool (length,), from bool, 1 and 0, or 1 and -1.
+
+    Lists become NumPy arrays. Other integers are an error where looking costs no wait (see
+    ``checks.visible``), and count as dissimilar elsewhere.
+    """
+    import numpy as np
+
+    x = values if is_array(values) else np.asarray(values)
+    checks.vector(name, x, length, of=of)
+    xp = namespace(**{name: x})
+    if xp.isdtype(x.dtype, "bool"):
+        return x
+    if not xp.isdtype(x.dtype, "integral"):
+        raise ArgumentTypeError(
+            f"{name} must be bool or integers, 1 for similar and 0 or -1 for dissimilar, "
+            f"got {x.dtype}"
+        )
+    if checks.visible(x):
+        wrong = (x > 1) | (x < -1) if xp.isdtype(x.dtype, "signed integer") else x > 1
+        if bool(xp.any(wrong)):
+            bad = int(xp.argmax(xp.astype(wrong, xp.int32)))
+            raise ArgumentError(
+                f"{name} must be 1 for similar and 0 or -1 for dissimilar, "
+                f"got {int(x[bad])} in row {bad}"
+            )
+    return x == 1
+
+
+def _table(rows: Any, entries: Any, n: int) -> Any:
+    """Return the entries of each row side by side, (n, most), -1 in empty places."""
+    import numpy as np
+
+    order = np.argsort(rows, kind="stable")
+    rows, entries = rows[order], entries[order]
+    counts = np.bincount(rows, minlength=n)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.full((n, counts.max(initial=0)), -1, np.int32)
+    table[rows, place] = entries
+    return table

@@ -96,9 +96,15 @@ def embeddings(name: str, x: Array, *, width: int | None = None, ndim: int = 2) 
     return x
 
 
+def visible(x: Array) -> bool:
+    """Say whether values are looked at: on the host, and everywhere under COREFRAME_CHECKS=1."""
+    asked = os.environ.get("COREFRAME_CHECKS") == "1"
+    return on_host(x) or (asked and device_of(x) is not None)
+
+
 def finite(name: str, x: Array) -> None:
     """Raise ArgumentError if a host array (any array under COREFRAME_CHECKS=1) is not finite."""
-    if not (on_host(x) or (os.environ.get("COREFRAME_CHECKS") == "1" and device_of(x) is not None)):
+    if not visible(x):
         return
     xp = namespace(**{name: x})
     good = xp.isfinite(x)

@@ -116,10 +116,15 @@ class PairwiseLoss(Loss):
     """A loss that is a function of rows of similarities: write ``row_terms``, get the rest.
 
     Args:
-        similarity: cosine, dot, euclidean or squared_euclidean (minus the distance).
-        reduction: mean, sum, mean_active or none; see ``coreframe.pairwise``.
+        similarity: cosine, dot, euclidean or squared_euclidean (minus the distance). Default:
+            what text and image embeddings are compared by.
+        reduction: mean, sum, mean_active or none; see ``coreframe.pairwise``. Default: torch's,
+            and a value that does not grow with the batch.
         learnable_scale: give row_terms exp(log_scale) s + bias, both learned, from 0 and 0.
-        memory_budget: bytes for the blocks that are worked on at one time.
+            Default: off, a loss without parameters.
+        memory_budget: bytes for the blocks that are worked on at one time, over all threads.
+            Default: 64 MiB; in our measurements blocks of some hundred rows cost little beside
+            the matrix products, and much lower ones cost more than they save.
     """
 
     similarity: str = "cosine"

@@ -100,20 +100,25 @@ class Aligned(Relation):
     """Anchor i goes with reference i; all other references are its negatives.
 
     References beyond the number of anchors are negatives of everyone. With ids, a reference of
-    the same id as the anchor's own is the same item, and is left out as a false negative.
+    the same id as the anchor's own is the same item, and is left out as a false negative. With
+    ``in_batch=False`` the other anchors' references are left out too.
     """
 
     rows: int
     columns: int
     ids: Any = None
     reference_ids: Any = None
+    in_batch: bool = True
 
     def tile(self, rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
-        positive = _span(rows, xp, device)[:, None] == _span(cols, xp, device)[None, :]
-        if self.ids is None:
-            return positive, ~positive
-        different = self._differ(rows, cols, xp, device)
-        return positive, different & ~positive
+        columns = _span(cols, xp, device)[None, :]
+        positive = _span(rows, xp, device)[:, None] == columns
+        negative = ~positive
+        if self.ids is not None:
+            negative = negative & self._differ(rows, cols, xp, device)
+        if not self.in_batch:
+            negative = negative & (columns >= self.rows)
+        return positive, negative
 
     def _differ(self, rows: slice, cols: slice, xp: Any, device: Any) -> Array:
         """Compare ids; rows and columns beyond the ids have none, and equal nothing."""
@@ -137,6 +142,8 @@ class Aligned(Relation):
         return self.ids if self.reference_ids is None else self.reference_ids
 
     def transpose(self) -> Relation:
+        if not self.in_batch:
+            return _turned(self)
         if self.ids is None:
             return Aligned(self.columns, self.rows)
         return Aligned(self.columns, self.rows, self._others, self.ids)

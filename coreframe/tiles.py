@@ -162,12 +162,9 @@ class Rows:
                 f"row_terms must return losses {(z.shape[0],)} and derivatives {tuple(z.shape)} "
                 f"for this block, got {tuple(losses.shape)} and {tuple(gradient.shape)}"
             )
-        counted = xp.any(positive, axis=1)
-        if self.needs_positive:
-            losses = xp.where(counted, losses, xp.zeros_like(losses))
-            gradient = memory.keep_rows(counted, gradient, xp)
-        else:
-            counted = xp.ones_like(counted)
+        counted = xp.any(positive if self.needs_positive else positive | negative, axis=1)
+        losses = xp.where(counted, losses, xp.zeros_like(losses))
+        gradient = memory.keep_rows(counted, gradient, xp)
 
         w = (
             xp.astype(counted, u.dtype)
@@ -351,29 +348,58 @@ def pairwise(
     - with no references, the self pair is false in both masks;
     - inputs are never written to.
 
-    Own negatives stand as columns m..m+k. If ``needs_positive``, rows without a positive are
-    zeroed here and do not count. With ``params`` holding ``log_scale`` and ``bias``, row_terms
-    gets exp(log_scale) s + bias, and param_grads has both gradients.
+    Own negatives stand as columns m..m+k. Rows without a pair, and if ``needs_positive`` those
+    without a positive, are zeroed here and do not count. float16 and bfloat16 are computed in
+    float32; gradients come back in the dtype of their field. The reductions, for losses l and
+    weights w of the rows that count:
 
-    Reductions: mean = sum(w l) / sum(w) over rows that count; sum = sum(w l); mean_active =
-    sum(w l) / sum(w where l > 0); none = value (n,), gradients those of its sum. Where the
-    weights sum to 0, value and gradients are 0. ``wrt`` names the Batch fields to differentiate
-    by (None: all present), so that a frozen index costs no gradient. float16 and bfloat16 are
-    computed in float32; gradients come back in the dtype of their field. ``working_arrays`` is
-    how many arrays of a block's size row_terms has alive at once, itself and the engine's
-    included; blocks are made small enough for them to stay within ``memory_budget``.
+        mean         sum(w l) / sum(w)
+        sum          sum(w l)
+        mean_active  sum(w l) / sum(w where l > 0)
+        none         w l, (n,); the gradients are those of its sum
+
+    Args:
+        row_terms: the loss of a block of rows, as above.
+        batch: the arrays, and the relation between them.
+        similarity: cosine, dot, euclidean or squared_euclidean (minus the distance). Default:
+            what text and image embeddings are compared by.
+        reduction: mean, sum, mean_active or none. Default: torch's.
+        needs_positive: whether rows without a positive are left out. Default: true of most
+            losses.
+        params: ``log_scale`` and ``bias``: row_terms gets exp(log_scale) s + bias, and
+            param_grads has both gradients. Default: the similarities as they are.
+        wrt: the Batch fields to differentiate by, so that a frozen index costs no gradient.
+            Default: all that are there.
+        memory_budget: bytes for the blocks that are worked on at one time. Default: 64 MiB; see
+            ``PairwiseLoss``.
+        working_arrays: how many arrays of a block's size row_terms has alive at once, its own
+            and the engine's; blocks are made small enough for them to stay within the budget.
+            Default: enough for a loss in plain array operations.
+
+    Shapes: anchors (n, d); references (m, d); own negatives (n, k, d); each gradient as its
+    field; value 0-d, or (n,) with reduction="none".
+
+    Edges: where no row counts, or the weights sum to 0, value and gradients are 0. A zero vector
+    has cosine 0 and gradient 0; coinciding points have distance 0 and gradient 0.
+
+    Cost: three matrix products of n m d, and O((n + m) d) memory beside the budget; a relation
+    that lists k partners is gathered in O(n k d) instead.
+
+    References: our own; Cheng et al. 2024, arXiv 2410.17243, do it for InfoNCE in a kernel.
+
+    >>> import numpy as np
+    >>> def attract(similarities, positive, negative):
+    ...     return -(similarities * positive).sum(axis=1), -1.0 * positive
+    >>> float(pairwise(attract, Batch.pairs(np.eye(3), np.eye(3))).value)
+    -1.0
     """
     if reduction not in REDUCTIONS:
         raise ArgumentError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    present = [f for f in ("anchors", "references", "negatives") if getattr(batch, f) is not None]
-    for name in wrt or ():
-        if name not in present:
-            raise ArgumentError(f"wrt names {name!r}, but this batch has {', '.join(present)}")
-    wanted = frozenset(present if wrt is None else wrt)
+    wanted = frozenset(wanted_fields(batch, wrt))
 
     xp = namespace(anchors=batch.anchors, **(params or {}))
     kind = Similarity(similarity)
-    dtype = _computing_dtype(batch.anchors, xp)
+    dtype = computing_dtype(batch.anchors)
     (left, pull_left), (right, pull_right), center = _prepare(batch, kind, dtype, xp)
     own = None if batch.negatives is None else _as(batch.negatives, dtype, xp)
     wants = {"left"} if "anchors" in wanted else set()
@@ -410,7 +436,7 @@ def pairwise(
     )
     totals = block_loop(left, rows)
 
-    value, factor, active = _reduce(totals, rows.weights, reduction, xp)
+    value, factor, active = reduce_rows(totals.losses, totals.counted, rows.weights, reduction)
     d_right = totals.sums.get("right")
     if "right_weight" in totals.sums:  # the part of distances that needs no product a block
         d_right = 2 * (d_right - totals.sums["right_weight"][:, None] * right)
@@ -431,13 +457,17 @@ def pairwise(
     return LossResult(value, grads, param_grads, {"active": active})
 
 
-def _reduce(
-    totals: Part, weights: Array | None, reduction: str, xp: Any
+def reduce_rows(
+    losses: Array, counted: Array, weights: Array | None, reduction: str
 ) -> tuple[Array, Array, Array]:
-    """Return the value, the factor for gradients of the weighted sum, and the active share."""
-    losses = totals.losses
-    counted = xp.astype(totals.counted, losses.dtype)
-    w = counted if weights is None else counted * weights
+    """Return the value, the factor for gradients of the weighted sum, and the active share.
+
+    losses (n,); counted (n,) bool: rows that have a loss; weights (n,) or None. The reductions
+    are those of ``pairwise``.
+    """
+    xp = namespace(losses=losses)
+    there = xp.astype(counted, losses.dtype)
+    w = there if weights is None else there * weights
     active = w * xp.astype(losses > 0, losses.dtype)
     total, total_active = xp.sum(w), xp.sum(active)
     one = xp.ones_like(total)
@@ -456,6 +486,15 @@ def _reduce(
     return over(xp.sum(weighted), denominator), over(one, denominator), share
 
 
+def wanted_fields(batch: Batch, wrt: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the embedding fields to differentiate by: those named in wrt, or all present."""
+    present = [f for f in ("anchors", "references", "negatives") if getattr(batch, f) is not None]
+    for name in wrt or ():
+        if name not in present:
+            raise ArgumentError(f"wrt names {name!r}, but this batch has {', '.join(present)}")
+    return tuple(present if wrt is None else dict.fromkeys(wrt))
+
+
 def similarity_rows(
     batch: Batch, similarity: str = "cosine", *, memory_budget: int = MEMORY_BUDGET
 ) -> Iterator[tuple[slice, Array, Array, Array]]:
@@ -466,7 +505,7 @@ def similarity_rows(
     """
     xp = namespace(anchors=batch.anchors)
     kind = Similarity(similarity)
-    dtype = _computing_dtype(batch.anchors, xp)
+    dtype = computing_dtype(batch.anchors)
     (left, _), (right, _), center = _prepare(batch, kind, dtype, xp)
     n, m = left.shape[0], right.shape[0]
     rows = Rows(
@@ -508,8 +547,9 @@ def _no_terms(similarities: Array, positive: Array, negative: Array) -> tuple[Ar
     raise AssertionError("only similarities are asked for")
 
 
-def _computing_dtype(x: Array, xp: Any) -> Any:
+def computing_dtype(x: Array) -> Any:
     """float32 for anything narrower, else the dtype itself."""
+    xp = namespace(x=x)
     return xp.float32 if _itemsize(x.dtype, xp) < 4 else x.dtype
 
 

@@ -274,11 +274,12 @@ def dense_loss(
     *,
     log_scale: float | None = None,
     bias: float = 0.0,
+    needs_positive: bool = True,
 ) -> dict[str, np.ndarray]:
     """Return value and gradients of a pairwise loss with everything held in whole arrays.
 
     Keys: value, a key for each embedding field, log_scale and bias. ``rows`` returns losses and
-    derivatives for all rows; rows without a positive do not count.
+    derivatives for all rows; rows without a positive (or without any pair) do not count.
     """
     a = case.anchors
     targets = a if case.references is None else case.references
@@ -295,7 +296,7 @@ def dense_loss(
         negative = np.concatenate([negative, np.ones_like(s_own, dtype=bool)], 1)
     scale = 1.0 if log_scale is None else np.exp(log_scale)
     losses, g = rows(scale * s + bias, positive, negative)
-    counted = positive.any(1)
+    counted = (positive if needs_positive else positive | negative).any(1)
     losses, g = np.where(counted, losses, 0), np.where(counted[:, None], g, 0)
     w = counted * (np.ones(len(a)) if case.weights is None else case.weights)
     if reduction == "none":

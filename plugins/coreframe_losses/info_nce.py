@@ -21,21 +21,33 @@ class InfoNCE(PairwiseLoss):
         l_ip = -log(exp z_ip / (exp z_ip + sum_{j negative} exp z_ij)),   l_i = mean_p l_ip
 
     computed as softplus(logsumexp_negatives - z_ip), which keeps value and gradient exact on
-    well-separated pairs, where the usual softmax loses them in float32. An anchor without
-    negatives has loss 0.
+    well-separated pairs, where the usual softmax loses them in float32. Negatives are the other
+    anchors' positives, shared ones and each anchor's own; without the first with
+    ``Batch.with_negatives(..., in_batch=False)``. Equals torch's
+    ``cross_entropy(normalize(a) @ normalize(p).T / temperature, arange(n))``.
 
     Args:
-        temperature: > 0.
-        margin: >= 0, taken from the positive only (additive-margin softmax).
+        temperature: > 0, with no lower clamp; the loss of an opposite pair is 2 / temperature.
+            Default: 0.07, where CLIP's learned one starts.
+        margin: >= 0, taken from the positive only (additive-margin softmax). Default: 0, none.
         symmetric: the mean of both directions, anchors to references and back, as in CLIP.
             References without a positive anchor, and own negatives, take no part in the second.
+            Default: one direction, van den Oord's.
 
-    Shapes: anchors (n, d); references (m, d); own negatives (n, k, d). Costs three matrix
-    products (twice that when symmetric) and memory linear in n.
+    Shapes: anchors (n, d); references (m, d), the positives and shared negatives behind them; own
+    negatives (n, k, d), s and k may be 0; gradients for all three. One anchor with K negatives
+    is n = 1 and shared negatives (K, d).
+
+    Edges: an anchor without negatives has loss and gradient 0; one without a positive does not
+    count. A zero vector has cosine 0 to all and gradient 0. Positives of an equal id are no
+    negatives of each other. Several positives of an anchor are averaged. No rows are an error.
+
+    Cost: three matrix products of n m d, twice that when symmetric, and O((n + m) d) memory beside
+    the budget; O(n k d) for own negatives.
 
     References: van den Oord et al. 2018, arXiv 1807.03748, eq. 4; Chen et al. 2020, arXiv
-    2002.05709, eq. 1; margin: Wang et al. 2018, arXiv 1801.05599. Equals torch's
-    ``cross_entropy(normalize(a) @ normalize(p).T / temperature, arange(n))``.
+    2002.05709, eq. 1; margin: Wang et al. 2018, arXiv 1801.05599; both directions: Radford et al.
+    2021, arXiv 2103.00020, figure 3.
 
     >>> import numpy as np
     >>> a = np.eye(3, dtype=np.float32)

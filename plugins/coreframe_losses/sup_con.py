@@ -16,16 +16,23 @@ class SupCon(PairwiseLoss):
 
         l_i = logsumexp_{j positive, negative} z_ij - mean_{p positive} z_ip,   z = s / temperature
 
-    An anchor without a positive has no loss and does not count.
+    Each difference is taken before the sum, so that large similarities do not cancel. Equals
+    pytorch-metric-learning's ``SupConLoss(temperature)`` with a mean over the anchors that have
+    a positive.
 
     Args:
-        temperature: > 0.
+        temperature: > 0. Default: 0.1, that of the paper and of pytorch-metric-learning.
 
-    Shapes: embeddings (n, d) with labels (n,), or any batch with a relation. Costs three matrix
-    products and memory linear in n.
+    Shapes: embeddings (n, d) with labels (n,), or any batch with a relation: references (m, d),
+    own negatives (n, k, d); gradients for all of them.
 
-    References: Khosla et al. 2020, arXiv 2004.11362, eq. 2. Equals pytorch-metric-learning's
-    ``SupConLoss(temperature)`` with a mean over the anchors that have a positive.
+    Edges: an anchor without a positive has no loss and does not count; with one positive and no
+    negatives the loss is 0, with several it is that of telling them apart. A zero vector has
+    cosine 0 and gradient 0.
+
+    Cost: three matrix products of n m d, and O((n + m) d) memory beside the budget.
+
+    References: Khosla et al. 2020, arXiv 2004.11362, eq. 2.
 
     >>> import numpy as np
     >>> x = np.eye(4, dtype=np.float32)

@@ -9,7 +9,7 @@ from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
 from coreframe.loss import PairwiseLoss
-from coreframe.scheduler import Scheduler
+from coreframe.scheduler import Scheduler, plain
 
 MODES = ("hardest", "semi_hard", "all")
 
@@ -26,17 +26,36 @@ class Triplet(PairwiseLoss):
       where none is, with the farthest negative;
     - all: each positive with each negative, by sorting in O(m log m) and not O(m^2) a row.
 
-    l_i is the mean over its triplets; an anchor without a positive or a negative has loss 0. On
-    row-aligned triplets (``Triplet()(anchors, positives, negatives)``) the modes agree where
-    there is one negative an anchor.
+    l_i is the mean over its triplets. On row-aligned triplets (``Triplet()(anchors, positives,
+    negatives)``) the modes agree where there is one negative an anchor. Equals torch's
+    ``TripletMarginLoss`` on triplets, and sentence-transformers' ``BatchHardTripletLoss`` in the
+    mode hardest.
 
     Args:
-        margin: >= 0, in units of the similarity.
-        mode: hardest, semi_hard or all.
+        margin: >= 0, in units of the similarity. Default: 0.5, for distances of unit vectors,
+            which are between 0 and 2.
+        mode: hardest, semi_hard or all. Default: hardest, which was best in Hermans et al.
+        similarity: Default: euclidean, not squared, as in Hermans et al.
+
+    Shapes: anchors and positives (n, d) with negatives (n, d) or (n, k, d), row by row;
+    embeddings (n, d) with labels (n,); or any batch with a relation. Gradients for all fields.
+
+    Edges: an anchor without a negative has loss 0; one without a positive does not count. Inactive
+    triplets count in the mean (reduction="mean_active" leaves out anchors of loss 0). A term of
+    exactly 0 is not active. Coinciding points have distance 0 and no gradient: where all
+    embeddings are one point the loss is the margin and nothing moves. Of equally far columns the
+    first is taken.
+
+    Cost: three matrix products of n m d, O(m) a row in the mode hardest and O(m log m) in the
+    others, and memory linear in the batch; row-aligned triplets O(n k d).
 
     References: Weinberger & Saul 2009; Schroff et al. 2015, arXiv 1503.03832 (semi-hard);
-    Hermans et al. 2017, arXiv 1703.07737 (hardest). Equals torch's ``TripletMarginLoss`` on
-    triplets, and sentence-transformers' ``BatchHardTripletLoss`` in the mode hardest.
+    Hermans et al. 2017, arXiv 1703.07737 (hardest).
+
+    >>> import numpy as np
+    >>> a, p, n = np.array([[[0.0, 0]], [[1.0, 0]], [[0, 1.25]]])
+    >>> float(Triplet()(a, p, n).value)  # 1 - 1.25 + 0.5
+    0.25
     """
 
     margin: float | Scheduler = 0.5
@@ -69,8 +88,8 @@ class Triplet(PairwiseLoss):
     def row_terms(
         self, similarities: Array, positive: Array, negative: Array
     ) -> tuple[Array, Array]:
-        terms = {"hardest": _hardest, "semi_hard": _semi_hard, "all": _all}[self.mode]
-        return terms(similarities, positive, negative, self.margin)
+        terms = {"hardest": _hardest, "semi_hard": _semi_hard, "all": all_triplets}[self.mode]
+        return terms(similarities, positive, negative, plain(self.margin))
 
 
 def _hardest(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
@@ -89,7 +108,7 @@ def _hardest(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[A
     return losses, xp.where(active[:, None], gradient, zero)
 
 
-def _all(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
+def all_triplets(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
     """Sort positives by s and negatives by s + margin together; then a triplet is active where
     the negative stands above the positive, and running sums count and add what is above.
     """
