@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from coreframe.backend import Array
+from coreframe.backend import Array, namespace
 
 
 def stream(seed: int, name: str, step: int = 0) -> Any:
@@ -33,6 +33,18 @@ def hash_keys(seeds: tuple[int, int], rows: slice, columns: int, xp: Any, device
     x = _mix(row ^ first, xp) ^ column
     x = _mix(_mix(x, xp) ^ second, xp)
     return xp.astype(_shift(x, 8, xp), xp.float32) * (1.0 / (1 << 24))
+
+
+def gumbel(keys: Array, dtype: Any) -> Array:
+    """Turn the keys of ``hash_keys`` into independent standard Gumbel draws of a dtype.
+
+    The k columns with the largest log w + g are k draws without replacement with probabilities
+    proportional to w, each renormalised over what is left (Vieira 2014; Kool et al. 2019,
+    arXiv 1903.06059, section 2.3). A key of 0 counts as 2**-25, so that the draws are finite.
+    """
+    xp = namespace(keys=keys)
+    inside = xp.where(keys > 0, keys, xp.full_like(keys, 2.0**-25))
+    return -xp.log(-xp.log(xp.astype(inside, dtype)))
 
 
 def fresh_seeds(rng: Any) -> tuple[int, int]:

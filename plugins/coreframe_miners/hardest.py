@@ -3,53 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from coreframe import checks
-from coreframe.backend import Array, namespace
-from coreframe.batch import Batch
-from coreframe.miner import Miner, similarity_rows, with_negatives
-from coreframe.ops import top_k
-from coreframe.relation import Relation
-from coreframe.scheduler import Scheduler, require_resolved
+from coreframe.backend import Array
+from coreframe.miner import RankingMiner, Rows
 from coreframe.similarity import NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardest(Miner):
-    """Keep, for each anchor, the k negatives that are most similar to it.
+class Hardest(RankingMiner):
+    """The k negatives that are most similar to the anchor, the most similar first.
 
-    Ties go to the lower index. An anchor with fewer than k negatives keeps all it has.
+        argtop_k over j of s(a_i, r_j),  j a negative of i
 
     Args:
-        k: negatives an anchor, >= 1.
-        similarity: cosine, dot, euclidean or squared_euclidean.
+        k: negatives an anchor, >= 1. Default: 8, few enough that a loss gathers them instead of
+            multiplying all.
+        similarity: cosine, dot, euclidean or squared_euclidean. Default: cosine, as the losses.
+        keep_equal: choose references that equal the anchor or its positive too. Default: False,
+            since the hardest of all would be the positive's own copy.
 
-    Costs one matrix product and memory linear in the batch.
+    Shapes: ``mine`` narrows a batch of (n, d) and (m, d) to k negatives a row; ``choose`` gives
+    (n, min(k, m)) and ``select`` (n, k) indices, -1 for an empty place.
 
-    References: Hermans et al. 2017, arXiv 1703.07737; Xuan et al. 2020, arXiv 2007.12749.
+    Edges: ties go to the lower index. An anchor with fewer than k negatives keeps all it has; a
+    batch of one has none. ``rng`` is not used.
+
+    Cost: one matrix product, O(n m d) time, and memory linear in n and m.
+
+    References: Hermans et al. 2017, arXiv 1703.07737, "batch hard"; Xuan et al. 2020, arXiv
+    2007.12749.
+
+    >>> import numpy as np
+    >>> a, p = np.asarray([[1.0, 0.0]]), np.asarray([[0.9, 0.1]])
+    >>> candidates = np.asarray([[0.0, 1.0], [0.9, 0.1], [0.5, 0.5]])
+    >>> Hardest().select(a, p, candidates, 2, rng=None).tolist()
+    [[2, 0]]
     """
 
-    k: int | Scheduler = 8
     similarity: str = "cosine"
 
     def __post_init__(self) -> None:
-        checks.number(self, "k", minimum=1, integer=True)
+        super().__post_init__()
         checks.choice(self, "similarity", NAMES)
 
-    def mine(self, batch: Batch, *, rng: Any) -> Relation:
-        require_resolved(self)
-        assert isinstance(self.k, int)
-        return with_negatives(batch, self.choose(batch, self.k, rng=rng))
-
-    def choose(self, batch: Batch, k: int, *, rng: Any) -> Array:
-        xp = namespace(anchors=batch.anchors)
-        k = min(k, batch.relation.columns)
-        found = []
-        for _, similarities, _, negative in similarity_rows(batch, self.similarity):
-            low = xp.finfo(similarities.dtype).min
-            scores = xp.where(negative, similarities, xp.full_like(similarities, low))
-            columns = top_k(scores, k)
-            real = xp.take_along_axis(negative, columns, axis=1)
-            found.append(xp.where(real, columns, -xp.ones_like(columns)))
-        return xp.concat(found, axis=0)
+    def scores(self, rows: Rows) -> Array:
+        return rows.similarities

@@ -3,53 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from coreframe import checks
-from coreframe.backend import Array, device_of, namespace
-from coreframe.batch import Batch
-from coreframe.miner import Miner, with_negatives
-from coreframe.ops import top_k
-from coreframe.random import fresh_seeds, hash_keys
-from coreframe.relation import Relation
-from coreframe.scheduler import Scheduler, require_resolved
-from coreframe.tiles import Plan
+from coreframe.backend import Array
+from coreframe.miner import RankingMiner, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random(Miner):
-    """Keep, for each anchor, k of its negatives, drawn uniformly without replacement.
+class Random(RankingMiner):
+    """The k negatives of an anchor that a fair draw without replacement gives.
+
+        argtop_k over j of u_ij,  u_ij uniform on [0, 1),  j a negative of i
 
     Each (anchor, reference) pair gets a random key, an integer hash of two seeds from ``rng``
-    and of the pair, computed on the device; the k largest keys win. An anchor with fewer than k
-    negatives keeps all it has.
+    and of the pair, computed on the device; the k largest keys win. ``rng`` is advanced, so that
+    the next call draws others; the same rng draws the same on every backend.
 
     Args:
-        k: negatives an anchor, >= 1.
+        k: negatives an anchor, >= 1. Default: 8, few enough that a loss gathers them instead of
+            multiplying all.
+        keep_equal: draw references that equal the anchor or its positive (in direction) too.
+            Default: False, since they are false negatives.
+
+    Shapes: ``mine`` narrows a batch of (n, d) and (m, d) to k negatives a row; ``choose`` gives
+    (n, min(k, m)) and ``select`` (n, k) indices, -1 for an empty place.
+
+    Edges: an anchor with fewer than k negatives keeps all it has; a batch of one has none.
+
+    Cost: O(n m) time and no matrix product; memory linear in n and m.
+
+    References: Appleby 2011, the finaliser of MurmurHash3, for the keys.
+
+    >>> import numpy as np
+    >>> x, rng = np.eye(4), np.random.default_rng(0)
+    >>> drawn = [Random().select(x, x, x, 2, rng=rng) for _ in range(2)]
+    >>> drawn[0].shape, bool(np.all(drawn[0] == drawn[1]))
+    ((4, 2), False)
     """
 
-    k: int | Scheduler = 8
+    needs_similarities: ClassVar[bool] = False
+    needs_keys: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        checks.number(self, "k", minimum=1, integer=True)
-
-    def mine(self, batch: Batch, *, rng: Any) -> Relation:
-        require_resolved(self)
-        assert isinstance(self.k, int)
-        return with_negatives(batch, self.choose(batch, self.k, rng=rng))
-
-    def choose(self, batch: Batch, k: int, *, rng: Any) -> Array:
-        xp, device = namespace(anchors=batch.anchors), device_of(batch.anchors)
-        n, m = batch.relation.rows, batch.relation.columns
-        k, seeds = min(k, m), fresh_seeds(rng)
-        found = []
-        for rows in Plan.of(n, 64 * m).slices(n):
-            _, negative = batch.relation.tile(rows, slice(0, m), xp, device)
-            if batch.references is None:
-                row = xp.arange(rows.start, rows.stop, device=device)[:, None]
-                negative = negative & (row != xp.arange(m, device=device)[None, :])
-            keys = hash_keys(seeds, rows, m, xp, device)
-            columns = top_k(xp.where(negative, keys, -xp.ones_like(keys)), k)
-            real = xp.take_along_axis(negative, columns, axis=1)
-            found.append(xp.where(real, columns, -xp.ones_like(columns)))
-        return xp.concat(found, axis=0)
+    def scores(self, rows: Rows) -> Array:
+        return rows.keys

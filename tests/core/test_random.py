@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from coreframe.random import fresh_seeds, hash_keys, stream
+from coreframe.random import fresh_seeds, gumbel, hash_keys, stream
 
 SEEDS = (0x1234567, 0x7FFFFFFF)
 
@@ -84,6 +84,25 @@ def test_fresh_seeds_are_31_bit_numbers_of_the_stream():
     assert first == fresh_seeds(stream(1, "miner"))
     assert first != fresh_seeds(stream(2, "miner"))
     assert all(isinstance(s, int) and 0 <= s < 1 << 31 for s in first)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gumbel_draws_are_finite_for_every_key(library, dtype):
+    ends = np.asarray([0.0, 2.0**-24, 0.5, 1 - 2.0**-24], np.float32)
+    found = library.to_numpy(gumbel(library.asarray(ends), getattr(library.xp, dtype)))
+    assert found.dtype == dtype
+    assert np.isfinite(found).all()
+    assert (np.diff(found) > 0).all()
+    np.testing.assert_allclose(found[1:], -np.log(-np.log(ends[1:].astype(float))), rtol=1e-6)
+
+
+def test_gumbel_draws_have_their_distribution(on_numpy):
+    x = gumbel(keys(on_numpy, slice(0, 400), 500), np.float64).ravel()
+    assert abs(x.mean() - np.euler_gamma) < 5 * np.pi / np.sqrt(6 * x.size)
+    u = np.exp(-np.exp(-x))
+    counts = np.histogram(u, 64, (0, 1))[0]
+    chi = np.sum((counts - x.size / 64) ** 2) / (x.size / 64)
+    assert abs(chi - 63) < 5 * np.sqrt(2 * 63)
 
 
 def murmur(row, column, first, second):

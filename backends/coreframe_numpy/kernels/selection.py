@@ -14,15 +14,19 @@ def top_k(values: Array, k: int, /) -> Array:
     n, m = values.shape
     if k >= m or m < 64 or k == 0:
         return NotImplemented
-    limit = np.partition(values, m - k, axis=1)[:, m - k, None]
+    # Of the negated values, since partition is slow where the pivot repeats: miners fill up with
+    # -inf, which then lies on the far side.
+    falling = -values
+    falling.partition(k - 1, axis=1)
+    limit = -falling[:, k - 1, None]
     chosen = values >= limit
-    columns = np.empty((n, k), np.int64)
-    plain = np.count_nonzero(chosen, axis=1) == k  # no ties across the limit
-    columns[plain] = np.nonzero(chosen[plain])[1].reshape(-1, k)
-    for row in np.nonzero(~plain)[0]:
-        above = np.nonzero(values[row] > limit[row])[0]
-        equal = np.nonzero(values[row] == limit[row])[0]
-        columns[row] = np.sort(np.concatenate([above, equal[: k - len(above)]]))
+    tied = np.nonzero(np.count_nonzero(chosen, axis=1) > k)[0]
+    if len(tied):  # of the entries that equal the limit, the first fill what is left
+        here, least = values[tied], limit[tied]
+        above, equal = here > least, here == least
+        left = k - np.count_nonzero(above, axis=1, keepdims=True)
+        chosen[tied] = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= left))
+    columns = np.nonzero(chosen)[1].reshape(n, k)
     order = np.argsort(-np.take_along_axis(values, columns, axis=1), axis=1, stable=True)
     return np.take_along_axis(columns, order, axis=1)
 
