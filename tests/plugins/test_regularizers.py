@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import assert_is_gradient, assert_near
 
+from coreframe import Progress, resolve
 from coreframe.errors import ArgumentError
 from coreframe_regularizers.graph_laplacian import GraphLaplacian
 from coreframe_regularizers.l2 import L2
+from coreframe_regularizers.variance_of_variances import VarianceOfVariances
+from coreframe_schedulers.constant import Constant
 
 N, D = 12, 4
 
@@ -79,9 +86,9 @@ def test_laplacian_is_the_trace(library, normalized, rng):
     matrix = laplacian(w, w.sum(1), normalized)
     if normalized:
         assert_near(np.diag(matrix)[w.sum(1) > 0], np.ones(np.sum(w.sum(1) > 0)))
-    for given in (edges, library.asarray(edges)):
+    for same in (edges, library.asarray(edges)):
         regularizer = GraphLaplacian(
-            strength=0.4, edges=given, weights=weights, normalized=normalized
+            strength=0.4, edges=same, weights=weights, normalized=normalized
         )
         result = regularizer.value_and_grad({"anchors": library.asarray(z)})
         assert_near(library.to_numpy(result.value), 0.4 * np.trace(z.T @ matrix @ z))
@@ -146,10 +153,133 @@ def test_long_edge_lists_are_worked_off_in_parts(on_numpy, rng):
     assert_near(result.grads["anchors"], 2 * matrix @ z)
 
 
+def coo(w):
+    """A sparse matrix of anyone: all that is asked of it is tocoo()."""
+    i, j = np.nonzero(w)
+    found = SimpleNamespace(row=i, col=j, data=w[i, j], shape=w.shape)
+    return SimpleNamespace(tocoo=lambda: found)
+
+
+@given(seed=st.integers(0, 99), normalized=st.booleans(), loops=st.booleans())
+def test_a_sparse_matrix_is_its_edges(seed, normalized, loops):
+    """Every edge stands in it twice and counts once; the diagonal does not count."""
+    rng = np.random.default_rng(seed)
+    edges, weights, w = graph(rng, count=int(rng.integers(1, 60)))
+    matrix = w + np.diag(rng.uniform(0, 3, N)) * loops
+    z = rng.standard_normal((N, D))
+    want = GraphLaplacian(strength=0.4, edges=edges, weights=weights, normalized=normalized)
+    found = GraphLaplacian(strength=0.4, edges=coo(matrix), normalized=normalized)
+    assert len(found.edges) == len(edges)
+    one, other = (g.value_and_grad({"anchors": z}) for g in (want, found))
+    assert_near(other.value, one.value)
+    assert_near(other.grads["anchors"], one.grads["anchors"])
+
+
+@pytest.mark.parametrize("form", ["coo_matrix", "csr_matrix", "csc_array", "coo_array"])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_matrices_of_scipy(form, normalized, rng):
+    """The value is the trace with scipy's Laplacian, which leaves self loops out as well."""
+    sparse = pytest.importorskip("scipy.sparse")
+    csgraph = pytest.importorskip("scipy.sparse.csgraph")
+    _, _, w = graph(rng, count=50)
+    assert (w.sum(1) > 0).all()
+    w += np.diag(rng.uniform(0, 2, N))
+    matrix = getattr(sparse, form)(w)
+    laplacian = csgraph.laplacian(sparse.csr_matrix(w), normed=normalized).toarray()
+    z = rng.standard_normal((N, D))
+    found = GraphLaplacian(strength=1.0, edges=matrix, normalized=normalized)
+    result = found.value_and_grad({"anchors": z})
+    assert_near(result.value, np.trace(z.T @ laplacian @ z))
+    assert_near(result.grads["anchors"], 2 * laplacian @ z)
+
+
+def test_entries_in_parts_and_true_or_false(rng):
+    """COO may hold an entry in parts, which add up; a matrix of bool has weights of 1."""
+    parts = SimpleNamespace(
+        row=np.array([0, 0, 1, 2, 2]),
+        col=np.array([1, 1, 0, 3, 2]),
+        data=np.array([0.5, 1.5, 2.0, 0.0, 9.0]),
+        shape=(4, 4),
+    )
+    found = GraphLaplacian(edges=SimpleNamespace(tocoo=lambda: parts))
+    assert dict(zip(map(tuple, found.edges), found.weights, strict=True))[0, 1] == 2.0
+    assert found.weights.sum() == 2.0
+    _, _, w = graph(rng)
+    assert set(GraphLaplacian(edges=coo(w > 0)).weights) == {1.0}
+
+
+def test_a_matrix_without_entries(on_numpy):
+    found = GraphLaplacian(edges=coo(np.zeros((3, 3)))).value_and_grad({"anchors": np.ones((3, 2))})
+    assert float(found.value) == 0
+    assert not found.grads["anchors"].any()
+
+
+def test_repeated_edges_add_up_and_self_loops_do_not_count(on_numpy, rng):
+    edges = np.array([[0, 1], [1, 0], [0, 1], [2, 2], [1, 2]])
+    weights = np.array([1.0, 2.0, 0.5, 7.0, 1.0])
+    once = np.array([[0, 1], [1, 2]])
+    z = rng.standard_normal((3, D))
+    for normalized in (False, True):
+        many = GraphLaplacian(edges=edges, weights=weights, normalized=normalized)
+        few = GraphLaplacian(edges=once, weights=np.array([3.5, 1.0]), normalized=normalized)
+        one, other = (g.value_and_grad({"anchors": z}) for g in (many, few))
+        assert_near(one.value, other.value)
+        assert_near(one.grads["anchors"], other.grads["anchors"])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "weighted_mean"])
+def test_divided_by_edges_or_weights(library, reduction, rng):
+    """Of the batch's own edges: two of three here."""
+    edges, weights = np.array([[0, 1], [1, 2], [2, 9]]), np.array([1.0, 3.0, 5.0])
+    z = rng.standard_normal((3, D))
+    divisor = 2 if reduction == "mean" else 4
+    results = [
+        GraphLaplacian(strength=0.3, edges=edges, weights=weights, reduction=r).value_and_grad(
+            {"anchors": library.asarray(z)}
+        )
+        for r in ("sum", reduction)
+    ]
+    total, mean = results
+    assert_near(library.to_numpy(mean.value), library.to_numpy(total.value) / divisor)
+    assert_near(
+        library.to_numpy(mean.grads["anchors"]), library.to_numpy(total.grads["anchors"]) / divisor
+    )
+    nothing = GraphLaplacian(edges=edges + 50, reduction=reduction)
+    assert not library.to_numpy(nothing.value_and_grad({"anchors": library.asarray(z)}).value)
+
+
+def test_a_scheduled_strength_of_a_graph(on_numpy, rng):
+    _, _, w = graph(rng)
+    z = {"anchors": rng.standard_normal((N, D))}
+    fixed = GraphLaplacian(strength=0.2, edges=coo(w), normalized=True)
+    planned = GraphLaplacian(strength=Constant(value=0.2), edges=coo(w), normalized=True)
+    found = resolve(planned, Progress()).value_and_grad(z)
+    assert_near(found.value, fixed.value_and_grad(z).value)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "text"),
+    [
+        (np.triu(np.ones((3, 3))), r"entry \(0, 1\) is 1 and \(1, 0\) is 0; make it symmetric"),
+        (np.array([[0, 1.0], [1.1, 0]]), r"is 1 and \(1, 0\) is 1\.1; .*W\.maximum\(W\.T\)"),
+        (np.ones((2, 3)), r"square matrix \(n, n\), got \(2, 3\)"),
+        (-np.ones((2, 2)), "weights must be >= 0"),
+        (np.array([[0, np.nan], [np.nan, 0]]), "weights must be >= 0 and finite"),
+    ],
+)
+def test_matrices_that_are_no_graph(matrix, text):
+    with pytest.raises(ArgumentError, match=text):
+        GraphLaplacian(edges=coo(matrix))
+    with pytest.raises(ArgumentError, match="weights must be left out where edges is a matrix"):
+        GraphLaplacian(edges=coo(np.ones((2, 2))), weights=np.ones(4))
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({}, "GraphLaplacian needs edges"),
+        ({"edges": np.array([[0, 1]]), "weights": [np.inf]}, "weights must be >= 0 and finite"),
+        ({"edges": np.array([[0, 1]]), "reduction": "total"}, "GraphLaplacian.reduction must be"),
         ({"edges": np.zeros((3, 3), int)}, r"edges must be integers \(e, 2\), got int64 \(3, 3\)"),
         ({"edges": np.zeros((3, 2))}, r"edges must be integers \(e, 2\), got float64 \(3, 2\)"),
         ({"edges": np.array([[0, -1]])}, "edges must name nodes from 0"),
@@ -178,3 +308,73 @@ def test_of_several_rows_of_a_node_the_first_counts(rng):
     found = regularizer.value_and_grad({"anchors": z}, ids={"anchors": np.array([0, 1, 1])})
     assert float(found.value) == pytest.approx(((z[0] - z[1]) ** 2).sum())
     assert not found.grads["anchors"][2].any()
+
+
+# Variance of variances --------------------------------------------------------------------------
+
+
+def spread(*sets):
+    """The formula in NumPy's own variances."""
+    return np.var(np.var(np.concatenate(sets), axis=0))
+
+
+@pytest.mark.parametrize("on", ["anchors", "references", "negatives", "all"])
+def test_variance_of_variances(library, on, rng):
+    fields = {
+        "anchors": rng.standard_normal((4, 3)) * [1, 2, 3],
+        "references": rng.standard_normal((5, 3)),
+        "negatives": rng.standard_normal((4, 2, 3)),
+    }
+    own = {name: library.asarray(x) for name, x in fields.items()}
+    found = VarianceOfVariances(strength=0.3, on=on).value_and_grad(own)
+    names = list(fields) if on == "all" else [on]
+    assert list(found.grads) == names
+
+    def value(name, x):
+        given = fields | {name: x}
+        return 0.3 * spread(*[given[key].reshape(-1, 3) for key in names])
+
+    assert_near(library.to_numpy(found.value), value(on, fields.get(on)))
+    for name in names:
+        assert_is_gradient(
+            lambda x, name=name: value(name, x),
+            fields[name],
+            library.to_numpy(found.grads[name]),
+            rng,
+        )
+
+
+def test_variance_of_variances_of_torch(rng):
+    torch = pytest.importorskip("torch")
+    x = rng.standard_normal((6, 4))
+    t = torch.tensor(x, requires_grad=True)
+    want = 0.7 * t.var(0, correction=0).var(correction=0)
+    want.backward()
+    found = VarianceOfVariances(strength=0.7).value_and_grad({"anchors": x})
+    assert_near(found.value, want.detach().numpy())
+    assert_near(found.grads["anchors"], t.grad.numpy())
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (0, 4), (5, 1), (3, 4)])
+def test_variances_of_nothing_and_of_equal_rows(library, shape):
+    """One row, none, one dimension, and equal rows: 0 with gradient 0, in the same dtype."""
+    x = np.broadcast_to(np.arange(shape[1]), shape)
+    found = VarianceOfVariances().value_and_grad({"anchors": library.asarray(x, "float32")})
+    assert not library.to_numpy(found.value)
+    assert not library.to_numpy(found.grads["anchors"]).any()
+    assert tuple(found.grads["anchors"].shape) == shape
+    assert found.value.dtype == found.grads["anchors"].dtype == library.xp.float32
+
+
+@pytest.mark.parametrize(
+    ("fields", "on", "text"),
+    [
+        ({"anchors": np.ones((2, 2))}, "references", "on is 'references', but this batch has anch"),
+        ({}, "all", "on is 'all', but this batch has nothing"),
+    ],
+)
+def test_variances_of_what_is_not_there(fields, on, text):
+    with pytest.raises(ArgumentError, match=text):
+        VarianceOfVariances(on=on).value_and_grad(fields)
+    with pytest.raises(ArgumentError, match="Did you mean 'anchors'"):
+        VarianceOfVariances(on="anchor")
