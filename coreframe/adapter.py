@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from coreframe.backend import Array, Params
+from coreframe.backend import Array, Params, namespace
 
 Pullback = Callable[..., tuple[Params, Array | None]]
 """``pullback(dy, need_dx=True) -> (gradients by parameter name, dx or None)``."""
+
+
+def count_parameters(params: Params) -> int:
+    """Return how many numbers parameters hold: rank (d_in + d_out) for a low-rank map, say."""
+    return sum(math.prod(x.shape) for x in params.values())
 
 
 class Adapter(ABC):
@@ -25,6 +31,21 @@ class Adapter(ABC):
     @abstractmethod
     def forward(self, params: Params, x: Array, *, rng: Any = None) -> tuple[Array, Pullback]:
         """Return y (n, d_out) for x (n, d_in), and the map from dy to gradients."""
+
+    def squared_gradients(self, params: Params, x: Array, dy: Array, *, rng: Any = None) -> Params:
+        """Return the sum over rows of the squared gradient that each row alone has.
+
+        x (n, d_in) and dy (n, d_out) are one row an example; the result has the shapes of the
+        parameters. It is what a Fisher diagonal is made of, and is no square of a summed
+        gradient. This form passes row by row; an adapter with a closed form overrides it.
+        """
+        xp = namespace(x=x, dy=dy)
+        totals: dict[str, Array] = {name: xp.zeros_like(p) for name, p in params.items()}
+        for i in range(x.shape[0]):
+            _, pullback = self.forward(params, x[i : i + 1, :], rng=rng)
+            for name, g in pullback(dy[i : i + 1, :], need_dx=False)[0].items():
+                totals[name] = totals[name] + g * g
+        return totals
 
     @abstractmethod
     def matrix(self, params: Params) -> tuple[Array, Array | None]:

@@ -12,14 +12,31 @@ from coreframe_adapters.linear import Linear
 
 @dataclass(frozen=True, kw_only=True)
 class Procrustes(ClosedForm):
-    """y = (x - mean of queries) W, with the orthogonal W that minimises |Q W - D|_F over
-    row-aligned pairs, both centred: W = U V^T, where U S V^T is the singular value decomposition
-    of Q^T D.
+    """The rotation that brings queries nearest to their documents, in closed form.
 
-    It moves queries only, so an index of documents stays as it is. (The shift between the means
-    would add the same number to all scores of a query, up to the documents' lengths.)
+        y = (x - mean of Q) W,   W = U V^T,   U S V^T = the SVD of Q^T D
 
-    Parameters: W (d, d), b (d,). References: Schönemann 1966; with centring, Gower 1975.
+    W is the orthogonal matrix that minimises |Q W - D|_F over row-aligned pairs of queries Q and
+    documents D, both centred. It moves queries only, so an index of documents stays as it is.
+    (The shift between the means would add the same number to all scores of a query, up to the
+    documents' lengths.)
+
+    Parameters: W (d, d) and b (d,), solved from the training pairs at once.
+
+    Shapes: (n, d) to (n, d); queries and documents of ``solve`` (n, d) each, row i with row i.
+
+    Edges: W is orthogonal with fewer pairs than dimensions too; what it does to directions in
+    which there are no pairs is then arbitrary. One pair has no spread: any rotation fits.
+
+    Cost: O(n d^2) for the product and O(d^3) for its decomposition, on the host in float64.
+
+    References: Schönemann 1966; with centring, Gower 1975.
+
+    >>> from numpy import array
+    >>> q = array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> params = Procrustes().solve(q, q @ array([[0.0, 1.0], [-1.0, 0.0]]))
+    >>> (params["W"].round(6) + 0.0).tolist()
+    [[0.0, 1.0], [-1.0, 0.0]]
     """
 
     rebuilds_index: ClassVar[bool] = False
@@ -40,6 +57,9 @@ class Procrustes(ClosedForm):
 
     def forward(self, params: Params, x: Array, *, rng: Any = None) -> tuple[Array, Pullback]:
         return Linear(bias=True).forward(params, x)
+
+    def squared_gradients(self, params: Params, x: Array, dy: Array, *, rng: Any = None) -> Params:
+        return Linear(bias=True).squared_gradients(params, x, dy)
 
     def matrix(self, params: Params) -> tuple[Array, Array | None]:
         return Linear(bias=True).matrix(params)

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import assert_is_gradient, assert_near
 
+from coreframe.adapter import Adapter, count_parameters
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.random import stream
+from coreframe.scheduler import Scheduler
+from coreframe_adapters.chain import Chain
 from coreframe_adapters.linear import Linear
-from coreframe_adapters.low_rank import LowRank
+from coreframe_adapters.low_rank import LowRank, merge
+from coreframe_adapters.micro_lora import MicroLoRA
 from coreframe_adapters.procrustes import Procrustes
+from coreframe_adapters.recomputed import Recomputed
 from coreframe_adapters.whitening import Whitening
 
 N, D = 19, 5
-TRAINED = [Linear(), Linear(bias=True), LowRank(rank=2), LowRank(rank=3, alpha=6.0)]
-ALL = [*TRAINED, Procrustes(), Whitening()]
+TRAINED = [
+    Linear(),
+    Linear(bias=True),
+    LowRank(rank=2),
+    LowRank(rank=3, alpha=6.0),
+    LowRank(rank=2, alpha=3.0, rank_stabilized=True, initialization="kaiming"),
+]
+CHAIN = Chain(
+    adapters={"first": LowRank(rank=2, alpha=1.0), "full": Linear(bias=True), "last": Linear()}
+)
+COMPOSED = [
+    CHAIN,
+    MicroLoRA(rank=2),
+    Recomputed(adapter=CHAIN, segments=3),
+    Recomputed(adapter=LowRank(rank=2)),
+]
+ALL = [*TRAINED, *COMPOSED, Procrustes(), Whitening()]
 
 
-def some_params(adapter, rng):
+def some_params(adapter, rng, d=D):
     return {
-        name: rng.standard_normal(p.shape) for name, p in adapter.init(stream(0, "x"), D).items()
+        name: rng.standard_normal(p.shape) for name, p in adapter.init(stream(0, "x"), d).items()
     }
 
 
@@ -39,8 +61,44 @@ def test_init_follows_from_the_generator():
     assert np.array_equal(one["A"], other["A"])
     assert one["A"].shape == (D, 3)
     assert one["B"].shape == (3, D)
-    wide = LowRank(rank=64).init(stream(0, "init"), 400)["A"]
-    assert np.std(wide) == pytest.approx(1 / 20, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("initialization", "deviation"),
+    [
+        ("gaussian", (1 / 400) ** 0.5),
+        ("kaiming", (1 / 400 / 3) ** 0.5),
+        ("glorot", (2 / (400 + 64)) ** 0.5),
+    ],
+)
+def test_how_a_is_drawn(initialization, deviation):
+    a = LowRank(rank=64, initialization=initialization).init(stream(0, "init"), 400)["A"]
+    assert a.dtype == np.float32
+    assert np.std(a) == pytest.approx(deviation, rel=0.02)
+    assert np.mean(a) == pytest.approx(0, abs=0.02 * deviation * 4)
+    if initialization == "kaiming":
+        assert np.max(np.abs(a)) <= 1 / 20
+        assert np.max(np.abs(a)) > 0.999 / 20
+
+
+def test_the_kaiming_bound_is_torchs():
+    torch = pytest.importorskip("torch", reason="the package torch is not installed")
+    there = torch.nn.Linear(400, 64, bias=False).weight  # (r, d), drawn with a = sqrt(5)
+    here = LowRank(rank=64, initialization="kaiming").init(stream(1, "init"), 400)["A"]
+    for edge in (np.max, np.min, np.std):
+        assert edge(here) == pytest.approx(edge(there.detach().numpy()), rel=0.01)
+
+
+def test_scalings():
+    assert LowRank(rank=8).scaling == 1
+    assert LowRank(rank=8, alpha=4).scaling == 0.5
+    assert LowRank(rank=16, alpha=8, rank_stabilized=True).scaling == 2
+    assert type(LowRank(rank=2, alpha=np.float64(3)).scaling) is float
+
+
+def test_parameters_are_counted():
+    for adapter, count in ((LowRank(rank=2), 512), (Linear(bias=True), 128 * 128 + 128)):
+        assert count_parameters(adapter.init(stream(0, "x"), 128)) == count
 
 
 @pytest.mark.parametrize("adapter", ALL, ids=repr)
@@ -53,7 +111,8 @@ def test_forward_is_the_matrix(library, adapter, rng):
     want = x @ library.to_numpy(w) + (0 if b is None else library.to_numpy(b))
     assert_near(library.to_numpy(y), want)
     if isinstance(adapter, LowRank):
-        scaling = 1.0 if adapter.alpha is None else adapter.alpha / adapter.rank
+        by = adapter.rank**0.5 if adapter.rank_stabilized else adapter.rank
+        scaling = 1.0 if adapter.alpha is None else adapter.alpha / by
         assert_near(want, x + scaling * (x @ params["A"]) @ params["B"])
 
 
@@ -110,6 +169,128 @@ def test_pullbacks_are_autograds(library, adapter, rng):
     assert_near(library.to_numpy(dx), want[0].numpy(), 1e-12)
     for name, g in zip(leaves, want[1:], strict=True):
         assert_near(library.to_numpy(grads[name]), g.numpy(), 1e-12)
+
+
+# Squared gradients ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", ALL, ids=repr)
+@settings(max_examples=5)
+@given(n=st.sampled_from([1, 4]), d=st.sampled_from([3, 5]), seed=st.integers(0, 999))
+def test_squared_gradients_are_those_of_single_rows(library, adapter, n, d, seed):
+    rng = np.random.default_rng(seed)
+    params = {k: library.asarray(p) for k, p in some_params(adapter, rng, d).items()}
+    x, dy = (library.asarray(rng.standard_normal((n, d))) for _ in range(2))
+    got = adapter.squared_gradients(params, x, dy)
+    row_by_row = Adapter.squared_gradients(adapter, params, x, dy)
+    assert sorted(got) == sorted(params) == sorted(row_by_row)
+    for name, squares in got.items():
+        assert_near(library.to_numpy(squares), library.to_numpy(row_by_row[name]), 1e-12)
+
+
+@pytest.mark.parametrize("adapter", ALL, ids=repr)
+def test_squared_gradients_against_differences(adapter, rng):
+    params, x, dy = some_params(adapter, rng, 3), *rng.standard_normal((2, 4, 3))
+    got = adapter.squared_gradients(params, x, dy)
+    h = 1e-5
+    for name, p in params.items():
+        want = np.zeros_like(p)
+        for i in np.ndindex(p.shape):
+            step = np.zeros_like(p)
+            step[i] = h
+            up, down = (adapter.forward({**params, name: p + s}, x)[0] for s in (step, -step))
+            want[i] = np.sum(np.sum((up - down) * dy, axis=1) ** 2) / (4 * h * h)
+        assert_near(got[name], want, 1e-7)
+
+
+def test_squares_of_single_rows_are_no_square_of_a_sum(rng):
+    params, x, dy = some_params(Linear(), rng), *rng.standard_normal((2, N, D))
+    summed = Linear().forward(params, x)[1](dy)[0]["W"]
+    assert not np.allclose(Linear().squared_gradients(params, x, dy)["W"], summed**2, rtol=0.1)
+
+
+# Merging ----------------------------------------------------------------------------------------
+
+
+def exact(parts, weights):
+    """Return the weighted sum of the products, from the matrices."""
+    products = []
+    for adapter, params in parts:
+        w = adapter.matrix(params)[0]
+        products.append(np.asarray(w, np.float64) - np.eye(w.shape[0]))
+    return sum(w * product for w, product in zip(weights, products, strict=True))
+
+
+@settings(max_examples=10)
+@given(
+    d=st.sampled_from([4, 6]),
+    ranks=st.sampled_from([(1,), (2, 1), (2, 2, 1)]),
+    seed=st.integers(0, 999),
+)
+def test_merging_adds_products(library, d, ranks, seed):
+    rng = np.random.default_rng(seed)
+    adapters = [LowRank(rank=r, alpha=float(rng.uniform(0.5, 3))) for r in ranks]
+    parts = [(adapter, some_params(adapter, rng, d)) for adapter in adapters]
+    weights = [float(w) for w in rng.standard_normal(len(parts))]
+    here = [(a, {k: library.asarray(p) for k, p in params.items()}) for a, params in parts]
+    adapter, params, error = merge(here, weights)
+    assert (adapter.rank, error) == (sum(ranks), 0)
+    assert params["A"].shape == (d, sum(ranks))
+    x = rng.standard_normal((3, d))
+    y = library.to_numpy(adapter.forward(params, library.asarray(x))[0])
+    assert_near(y, x + x @ exact(parts, weights), 1e-12)
+    # Cut to a rank: no matrix of that rank is nearer, and the error is what is said.
+    adapter, params, error = merge(here, weights, rank=1)
+    assert adapter == LowRank(rank=1)
+    product = library.to_numpy(params["A"]) @ library.to_numpy(params["B"])
+    want = exact(parts, weights)
+    s = np.linalg.svd(want, compute_uv=False)
+    assert np.linalg.norm(want - product) == pytest.approx(np.linalg.norm(s[1:]), abs=1e-9)
+    assert error == pytest.approx(np.linalg.norm(s[1:]) / np.linalg.norm(s), abs=1e-9)
+
+
+def test_merging_means_by_default_and_keeps_the_dtype(library, rng):
+    adapter = LowRank(rank=2)
+    parts = [
+        (adapter, {k: library.asarray(p, "float32") for k, p in some_params(adapter, rng).items()})
+        for _ in range(2)
+    ]
+    for rank in (None, 3):
+        merged, params, _ = merge(parts, rank=rank)
+        assert all(p.dtype == library.xp.float32 for p in params.values())
+        if rank is None:
+            on_host = [(a, {k: library.to_numpy(p) for k, p in ps.items()}) for a, ps in parts]
+            got = library.to_numpy(params["A"]) @ library.to_numpy(params["B"])
+            assert_near(got, exact(on_host, [0.5, 0.5]), 1e-6)
+        assert merged.scaling == 1
+
+
+def test_merging_zero_and_more_than_the_width(rng):
+    fresh = LowRank(rank=2).init(stream(0, "x"), D)
+    adapter, params, error = merge([(LowRank(rank=2), fresh)], rank=1)
+    assert error == 0
+    assert np.all(params["A"] @ params["B"] == 0)
+    parts = [(LowRank(rank=4), some_params(LowRank(rank=4), rng)) for _ in range(2)]
+    adapter, params, error = merge(parts, rank=D)  # as many as the width: nothing is lost
+    assert error < 1e-12
+    assert_near(adapter.matrix(params)[0] - np.eye(D), exact(parts, [0.5, 0.5]), 1e-12)
+
+
+def test_what_cannot_be_merged(rng):
+    one = (LowRank(rank=2), some_params(LowRank(rank=2), rng))
+    with pytest.raises(ArgumentError, match="at least one adapter, got none"):
+        merge([])
+    with pytest.raises(ArgumentError, match=r"parts\[1\] is a Linear without a low-rank form"):
+        merge([one, (Linear(), some_params(Linear(), rng))])
+    with pytest.raises(ArgumentError, match="weights must be 1 finite numbers"):
+        merge([one], [1.0, 2.0])
+    with pytest.raises(ArgumentError, match="weights must be 1 finite numbers"):
+        merge([one], [float("nan")])
+    with pytest.raises(ArgumentError, match=r"parts must have one width, got \[5, 7\]"):
+        merge([one, (LowRank(rank=2), some_params(LowRank(rank=2), rng, 7))])
+    for rank in (0, 3, True, 1.0):
+        with pytest.raises(ArgumentError, match="rank must be a whole number from 1 to 2, got"):
+            merge([one], rank=rank)
 
 
 # Whitening --------------------------------------------------------------------------------------
@@ -188,5 +369,19 @@ def test_fields_that_cannot_work():
         LowRank(rank=2.5)
     with pytest.raises(ArgumentError, match=r"LowRank.alpha must be above 0, got 0"):
         LowRank(alpha=0.0)
+    with pytest.raises(ArgumentError, match=r"LowRank.initialization must be one of 'gaussian'"):
+        LowRank(initialization="xavier")
+    with pytest.raises(ArgumentError, match=r"LowRank.rank must be at most the width 3, got 4"):
+        LowRank(rank=4).init(stream(0, "x"), 3)
     with pytest.raises(ArgumentError, match=r"Whitening.shrinkage must be above 0, got 0"):
         Whitening(shrinkage=0)
+
+
+def test_a_scheduled_scaling_is_refused_by_name(rng):
+    class Falling(Scheduler):
+        def __call__(self, progress, /):
+            return 1.0
+
+    adapter = LowRank(rank=2, alpha=Falling())
+    with pytest.raises(ArgumentTypeError, match=r"LowRank.alpha is scheduled"):
+        adapter.init(stream(0, "x"), D)
