@@ -1,56 +1,262 @@
-"""What a step sees: the vectors of some pairs, and who goes with whom among them."""
+"""Batches: the examples of some pairs, epoch by epoch, in an order that follows from a seed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
+from coreframe.batch import Batch
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance
+from coreframe.errors import ArgumentError, DataError
+from coreframe.random import stream
 from coreframe.relation import Aligned, Relation, SameLabel, masked
+from coreframe.scheduler import Progress, Scheduler
+
+ORDERS = ("quality", "difficulty")
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """The vectors of one step, before any adapter."""
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """In which order an epoch goes over the examples, and over how many of them.
 
-    queries: Array  # (n, d)
-    references: Array | None  # (m, d): documents; None for labelled vectors
-    relation: Relation
-    labels: Array | None  # (n,)
-    query_rows: Ints  # (n,) rows in the data that the pairs were taken from
-    document_rows: Ints | None  # (m,)
+        epoch e <= curriculum_epochs:  sorted by quality (falling) or difficulty (rising)
+        examples of an epoch:          the first ceil(pool(e) p) of p in that order
 
+    Examples that are equal in the sort are shuffled among each other, in another way each epoch.
 
-def examples(pairs: Pairs) -> Ints:
-    """Return what an epoch goes over: relevant pairs (p, 2), or rows with labels (q, 1)."""
-    if isinstance(pairs.relevance, ListedRelevance):
-        return pairs.relevance.pairs
-    return np.arange(len(pairs))[:, None]
+    Args:
+        shuffle: whether the order is drawn anew each epoch. Default: as everywhere.
+        curriculum: None, quality (``Pairs.weights``, the best first) or difficulty
+            (``Pairs.difficulty``, the easiest first). Default: no curriculum.
+        curriculum_epochs: >= 1, epochs that are sorted; later ones are shuffled. Default: 5, as in
+            the JavaScript seed.
+        pool: in (0, 1], the share of the sorted examples that an epoch uses, or a scheduler over
+            epochs (its step is the number of epochs done). Default: 1, all of them.
 
+    Shapes: p examples in, the numbers of those of an epoch out.
 
-def gather(pairs: Pairs, chosen: Ints) -> Inputs:
-    """Gather the vectors of some examples.
+    Edges: a quality of 0 is the worst, not the best. A curriculum without the column that it
+        sorts by is an error, and so is a pool without a curriculum.
 
-    Documents known to be wrong for a query of the batch stand behind the right ones, as negatives
-    of everyone. No document that is right for a query is its negative.
+    Cost: one permutation an epoch, and one sort in the epochs of a curriculum.
+
+    References: Bengio et al. 2009 (curricula); Platanios et al. 2019, arXiv 1903.09848 (the pool
+    as competence).
+
+    >>> pairs = Pairs(np.eye(4), np.eye(4), difficulty=[3, 0, 1, 2])
+    >>> Order(curriculum="difficulty", pool=0.5).of(pairs, seed=0, epoch=1).tolist()
+    [1, 2]
     """
-    xp, device = namespace(queries=pairs.queries), device_of(pairs.queries)
-    rows = chosen[:, 0]
-    queries = xp.take(pairs.queries, xp.asarray(rows, device=device), axis=0)
+
+    shuffle: bool = True
+    curriculum: str | None = None
+    curriculum_epochs: int = 5
+    pool: float | Scheduler = 1.0
+
+    def __post_init__(self) -> None:
+        if self.curriculum is not None:
+            checks.choice(self, "curriculum", ORDERS)
+        checks.number(self, "curriculum_epochs", minimum=1, integer=True)
+        checks.number(self, "pool", above=0, maximum=1)
+        if self.curriculum is None and self.pool != 1.0:
+            raise ArgumentError("Order.pool needs a curriculum: which examples come first")
+
+    def of(self, pairs: Pairs, seed: int, epoch: int) -> Ints:
+        """Return the numbers of the examples of an epoch (from 1), in order: a pure function."""
+        order = np.arange(len(pairs.examples))
+        if self.shuffle:
+            order = stream(seed, "order", epoch).permutation(len(order))
+        if self.curriculum is None or epoch > self.curriculum_epochs:
+            return order
+        by_quality = self.curriculum == "quality"
+        keys = pairs.weights if by_quality else pairs.difficulty
+        if keys is None:
+            given = "weights" if by_quality else "difficulty"
+            raise ArgumentError(
+                f"a curriculum by {self.curriculum} needs Pairs(..., {given}=...), one a pair"
+            )
+        keys = keys[order]
+        order = order[np.argsort(-keys if by_quality else keys, kind="stable")]
+        return order[: self.count(len(order), epoch)]
+
+    def count(self, examples: int, epoch: int) -> int:
+        """Return how many of the examples an epoch (from 1) uses."""
+        if self.curriculum is None or epoch > self.curriculum_epochs:
+            return examples
+        share = self.pool
+        if isinstance(share, Scheduler):
+            share = float(share(Progress(step=epoch - 1, epoch=epoch - 1)))
+            if not 0 < share <= 1:
+                raise ArgumentError(f"Order.pool must be in (0, 1], got {share:g} in epoch {epoch}")
+        return int(np.ceil(share * examples - 1e-9))
+
+
+@dataclass(eq=False, kw_only=True)
+class Batches:
+    """Batches of pairs: ``for batch in batches`` is one epoch, the next loop is the next epoch.
+
+    Each loop has a cursor of its own, so a loop that is left early, two loops at once, or ``zip``
+    do not disturb each other. An epoch is a pure function of the seed and its number, so a run
+    goes on in the middle: ``batches.epoch(**epoch.state)`` yields what was still to come.
+
+    Args:
+        pairs: what to go over: its relevant pairs, or its labelled rows.
+        batch_size: examples a batch, >= 1. Default: 32, sentence-transformers' is 8 to 64.
+        drop_last: whether the last batch is left out where it is short. Default: no, so that
+            every example counts.
+        order: shuffling and curriculum. Default: shuffled.
+        own_negatives: how many of the documents known to be wrong (``Pairs.irrelevant``) each
+            anchor gets as its own (``Batch.negatives``); 0 gives those of the whole batch to
+            everyone. Default: 0.
+        seed: the order follows from it. Default: 42, as ``fit``.
+
+    Shapes: a batch has anchors (n, d) and references (m, d), or anchors alone for labelled
+    vectors; weights (n,) where the pairs have weights; negatives (n, own_negatives, d).
+
+    Edges: a last batch of one pair has no negatives, and a loss over negatives is 0 there. No
+    document that is right for a query is its negative, and an equal document is masked by its id.
+
+    Cost: the order of an epoch is one permutation; a batch gathers its rows on the device.
+
+    References: none needed.
+
+    >>> pairs = Pairs(np.eye(5), np.eye(5))
+    >>> batches = Batches(pairs=pairs, batch_size=2)
+    >>> [batch.anchors.shape[0] for batch in batches], len(batches)
+    ([2, 2, 1], 3)
+    """
+
+    pairs: Pairs
+    batch_size: int = 32
+    drop_last: bool = False
+    order: Order = field(default_factory=Order)
+    own_negatives: int = 0
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        checks.number(self, "batch_size", minimum=1, integer=True)
+        checks.number(self, "own_negatives", minimum=0, integer=True)
+        checks.number(self, "seed", minimum=0, integer=True)
+        self._next = 1
+        if self.own_negatives:
+            counts = self.pairs.known_wrong.counts()[self.pairs.examples[:, 0]]
+            if self.pairs.has_labels or counts.min() < self.own_negatives:
+                query = int(self.pairs.examples[np.argmin(counts), 0])
+                raise DataError(
+                    f"own_negatives is {self.own_negatives}, but query {query} has "
+                    f"{int(counts.min())} known wrong documents; own_negatives=0 gives those "
+                    "there are to the whole batch"
+                )
+
+    def __len__(self) -> int:
+        """The batches of the next epoch."""
+        return self.size(self._next)
+
+    def size(self, epoch: int) -> int:
+        """Return the number of batches of an epoch, which a curriculum's pool can change."""
+        full, rest = divmod(self.order.count(len(self.pairs.examples), epoch), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Epoch:
+        return self.epoch(self._next)
+
+    def epoch(self, epoch: int, done: int = 0) -> Epoch:
+        """Return epoch number ``epoch`` (from 1), without its first ``done`` batches.
+
+        The next loop over the batches is then the epoch after it.
+        """
+        if epoch < 1 or done < 0:
+            raise ArgumentError(f"epochs count from 1 and done from 0, got {epoch} and {done}")
+        self._next = epoch + 1
+        return Epoch(self, epoch, done)
+
+
+class Epoch(Iterator[Batch]):
+    """One pass over the batches. ``state`` says where it stands, for a run that goes on later."""
+
+    def __init__(self, batches: Batches, number: int, done: int) -> None:
+        self._source = batches
+        self._order = batches.order.of(batches.pairs, batches.seed, number)
+        self.number = number
+        self.done = done
+        self.count = batches.size(number)
+
+    @property
+    def remaining(self) -> int:
+        """The batches that are still to come."""
+        return max(0, self.count - self.done)
+
+    @property
+    def state(self) -> Mapping[str, int]:
+        """What ``Batches.epoch`` takes to go on from here."""
+        return {"epoch": self.number, "done": self.done}
+
+    def __next__(self) -> Batch:
+        if not self.remaining:
+            raise StopIteration
+        size, source = self._source.batch_size, self._source
+        chosen = self._order[self.done * size : (self.done + 1) * size]
+        self.done += 1
+        return gather(source.pairs, chosen, source.own_negatives)
+
+
+def gather(pairs: Pairs, chosen: Ints, own_negatives: int = 0) -> Batch:
+    """Return the batch of some examples, given by their numbers.
+
+    ids and reference_ids are the rows of queries and documents in the data. Documents known to be
+    wrong for a query of the batch stand behind the right ones, as negatives of everyone, or are
+    its own negatives. No document that is right for a query is its negative.
+    """
+    examples = pairs.examples[chosen]
+    rows = examples[:, 0]
+    weights = None
+    if pairs.weights is not None:
+        xp = namespace(queries=pairs.queries)
+        weights = xp.asarray(
+            pairs.weights[chosen], dtype=pairs.queries.dtype, device=device_of(pairs.queries)
+        )
+    queries = _take(pairs.queries, rows)
     if isinstance(pairs.relevance, LabelRelevance):
-        labels = xp.asarray(pairs.relevance.query_labels[rows], device=device)
-        return Inputs(queries, None, SameLabel(labels), labels, pairs.query_rows[rows], None)
+        xp = namespace(queries=queries)
+        labels = xp.asarray(pairs.relevance.query_labels[rows], device=device_of(queries))
+        return Batch(
+            anchors=queries,
+            relation=SameLabel(labels),
+            labels=labels,
+            ids=pairs.query_rows[rows],
+            weights=weights,
+        )
     assert isinstance(pairs.relevance, ListedRelevance)
-    documents = chosen[:, 1]
-    if len(pairs.irrelevant):
+    documents, negatives = examples[:, 1], None
+    if own_negatives:
+        found, place = pairs.known_wrong.of_queries(rows)
+        first = np.searchsorted(place, np.arange(len(rows)))
+        own = found[first[:, None] + np.arange(own_negatives)[None, :]]
+        negatives = _take(pairs.documents, own)
+    elif len(pairs.irrelevant):
         wrong, _ = pairs.known_wrong.of_queries(np.unique(rows))
         documents = np.concatenate([documents, wrong])
-    references = xp.take(pairs.documents, xp.asarray(documents, device=device), axis=0)
-    relation = _relation(pairs.relevance, rows, documents)
-    return Inputs(queries, references, relation, None, pairs.query_rows[rows], documents)
+    return Batch(
+        anchors=queries,
+        references=_take(pairs.documents, documents),
+        negatives=negatives,
+        relation=_relation(pairs.relevance, rows, documents),
+        ids=pairs.query_rows[rows],
+        reference_ids=documents,
+        weights=weights,
+    )
+
+
+def _take(x: Array, rows: Ints) -> Array:
+    xp = namespace(x=x)
+    found: Any = xp.take(x, xp.asarray(rows.reshape(-1), device=device_of(x)), axis=0)
+    return found if rows.ndim == 1 else xp.reshape(found, (*rows.shape, x.shape[1]))
 
 
 def _relation(relevance: ListedRelevance, queries: Ints, documents: Ints) -> Relation:

@@ -21,12 +21,14 @@ from coreframe.errors import ArgumentError, DataError, MissingExtra, nearest
 Path: TypeAlias = str | os.PathLike[str]
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "anchor": ("anchor", "query"),
-    "positive": ("positive", "answer", "document", "pos"),
+    "anchor": ("anchor", "query", "input"),
+    "positive": ("positive", "answer", "document", "pos", "output"),
     "negative": ("negative", "neg"),
     "anchor_id": ("anchor_id",),
     "positive_id": ("positive_id",),
     "group": ("group",),
+    "weight": ("weight", "quality"),
+    "difficulty": ("difficulty",),
     "label": ("label", "labels", "score", "scores"),
 }
 """What a column may be for, and the names by which it is known."""
@@ -44,6 +46,8 @@ class Rows:
         anchors, positives, negatives: texts.
         anchor_ids, positive_ids: row numbers from 0, or ids.
         group: rows of one group belong on one side of a split.
+        weights: how much each pair counts, >= 0: its quality.
+        difficulty: a number for each pair, low is easy.
         labels: a label or score of each pair, numbers or texts.
     """
 
@@ -55,6 +59,8 @@ class Rows:
     anchor_ids: list[int] | list[str] | None = None
     positive_ids: list[int] | list[str] | None = None
     group: list[str] | None = None
+    weights: list[float] | None = None
+    difficulty: list[float] | None = None
     labels: list[float] | list[str] | None = None
 
 
@@ -65,6 +71,8 @@ _FIELDS = {
     "anchor_id": "anchor_ids",
     "positive_id": "positive_ids",
     "group": "group",
+    "weight": "weights",
+    "difficulty": "difficulty",
     "label": "labels",
 }
 
@@ -73,8 +81,9 @@ def read_rows(path: Path, *, columns: Mapping[str, str] | None = None) -> Rows:
     """Read pairs or triplets from JSON lines (.jsonl, .ndjson, .json) or Parquet.
 
     ``columns`` names columns by role (anchor, positive, negative, anchor_id, positive_id, group,
-    label); other columns are known by NAMES. Where neither side of the pairs has a known name,
-    the order decides, as in Hugging Face data sets: first anchor, second positive, third negative.
+    weight, difficulty, label); other columns are known by NAMES. Where neither side of the pairs
+    has a known name, the order decides, as in Hugging Face data sets: first anchor, second
+    positive, third negative.
     """
     name = os.fspath(path)
     readers = {".jsonl": _json, ".ndjson": _json, ".json": _json, ".parquet": _parquet}
@@ -260,11 +269,26 @@ def _group(value: Any) -> str:
     return str(value) if type(value) is int else _text(value)
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"must be a number, got {_kind(value)}")
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError(f"must be finite, got {value}")
+    return float(value)
+
+
+def _weight(value: Any) -> float:
+    if value is None:  # not said: it counts in full; 0 is 0
+        return 1.0
+    number = _number(value)
+    if number < 0:
+        raise ValueError(f"must not be negative, got {value}")
+    return number
+
+
 def _label(value: Any) -> float | str:
     if isinstance(value, (int, float)):
-        if not abs(value) <= sys.float_info.max:
-            raise ValueError(f"must be finite, got {value}")
-        return float(value)
+        return _number(float(value))
     if not isinstance(value, str):
         raise ValueError(f"must be a number or a text, got {_kind(value)}")
     return _text(value)
@@ -274,6 +298,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "anchor_id": _id,
     "positive_id": _id,
     "group": _group,
+    "weight": _weight,
+    "difficulty": _number,
     "label": _label,
 }
 

@@ -69,6 +69,7 @@ def load_pairs(
             config.embedder,
             negatives=None if rows.negatives is None else [rows.negatives[i] for i in keep],
             groups=None if rows.group is None else [rows.group[i] for i in keep],
+            **_numbers(rows, keep),
         )
         name = type(config.embedder).__name__
         return Loaded(pairs, (data[0],), tuple(notes), f"coreframe:{name}")
@@ -126,9 +127,16 @@ def _with_vectors(rows: Rows, keep: list[int], q: Any, d: Any, path: Path) -> Pa
         query_texts=query_texts,
         document_texts=document_texts,
         groups=groups,
+        **_numbers(rows, keep),
     )
     asked = np.unique(left[chosen])
     return pairs if len(asked) == len(q) else pairs.take(asked)
+
+
+def _numbers(rows: Rows, keep: list[int]) -> dict[str, Any]:
+    """Return the weight and the difficulty of the rows that are kept, where there are such."""
+    columns = {"weights": rows.weights, "difficulty": rows.difficulty}
+    return {k: None if x is None else [x[i] for i in keep] for k, x in columns.items()}
 
 
 def _row_numbers(ids: Sequence[Any], count: int, column: str, path: Path) -> Ints:

@@ -12,6 +12,7 @@ import numpy as np
 from coreframe import checks
 from coreframe.backend import Array, Backend, namespace, to_numpy
 from coreframe.data.relevance import (
+    Floats,
     Ints,
     LabelRelevance,
     ListedRelevance,
@@ -32,10 +33,25 @@ class Pairs:
         queries: (q, d) floating.
         documents: (c, d), of the same library and device: the collection that is searched.
         relevant: the row of the right document of each query (q,), or pairs of query row and
-            document row (p, 2); None: row i goes with row i.
-        query_texts, document_texts: for reports.
-        groups: (q,) anything; queries of one group never stand on two sides of a split.
-        irrelevant: (p, 2) pairs of query row and document row known to be wrong.
+            document row (p, 2). Default: row i goes with row i.
+        query_texts, document_texts: for reports. Default: none.
+        groups: (q,) anything; queries of one group never stand on two sides of a split. Default:
+            every query is a group.
+        irrelevant: (p, 2) pairs of query row and document row known to be wrong. Default: none.
+        weights: how much each entry of ``relevant`` (with labels: each query) counts in the loss,
+            >= 0, for example its quality. Default: all the same.
+        difficulty: a number for each, low is easy, for a curriculum. Default: none.
+        relevance: a ready ``Relevance`` instead of ``relevant``, such as that of labels. Default:
+            made from ``relevant``.
+
+    Shapes: q queries and c documents of one width d.
+
+    Edges: rows of documents that do not exist, other widths, and without ``relevant`` other
+    counts, are errors. A query may have no right document: it counts 0 in the evaluation.
+
+    Cost: vectors are not copied; O(p log p) for p pairs.
+
+    References: our own.
 
     >>> import numpy as np
     >>> data = Pairs(np.eye(4), np.eye(4))
@@ -52,6 +68,9 @@ class Pairs:
     irrelevant: Ints
     query_rows: Ints
     """The rows of the queries in the data that this was taken from."""
+    weights: Floats | None
+    """One an example (see ``examples``), as are the difficulties."""
+    difficulty: Floats | None
 
     def __init__(
         self,
@@ -63,12 +82,15 @@ class Pairs:
         document_texts: Sequence[str] | None = None,
         groups: Any = None,
         irrelevant: Any = None,
+        weights: Any = None,
+        difficulty: Any = None,
         relevance: Relevance | None = None,
     ) -> None:
         namespace(queries=queries, documents=documents)
         queries = checks.embeddings("queries", queries)
         documents = checks.embeddings("documents", documents, width=queries.shape[1])
         q, c = queries.shape[0], documents.shape[0]
+        place = None
         if relevance is None:
             if relevant is None and q != c:
                 raise DataError(
@@ -77,6 +99,7 @@ class Pairs:
                 )
             rows = np.arange(q) if relevant is None else to_numpy(relevant)
             relevance = ListedRelevance.of(rows, q, c)
+            place = relevance.place(rows)
         for name, texts, count in (
             ("query_texts", query_texts, q),
             ("document_texts", document_texts, c),
@@ -100,8 +123,35 @@ class Pairs:
             ("groups", group.reshape(-1).astype(np.int64)),
             ("irrelevant", wrong),
             ("query_rows", np.arange(q)),
+            ("weights", None),
+            ("difficulty", None),
         ):
             object.__setattr__(self, name, value)
+        for name, numbers in (("weights", weights), ("difficulty", difficulty)):
+            object.__setattr__(self, name, self._per_example(name, numbers, place))
+
+    def _per_example(self, name: str, numbers: Any, place: Ints | None) -> Floats | None:
+        """Check one number an example, given for the examples or for the entries of relevant."""
+        if numbers is None:
+            return None
+        given = np.asarray(to_numpy(numbers))
+        count = len(self.examples) if place is None else len(place)
+        if given.shape != (count,) or given.dtype.kind not in "iuf":
+            raise DataError(
+                f"{name} must hold one number for each of {count} pairs, "
+                f"got {given.dtype} {given.shape}"
+            )
+        found = given.astype(np.float64)
+        bad = ~np.isfinite(found) | ((found < 0) & (name == "weights"))
+        if bad.any():
+            row = int(np.argmax(bad))
+            wanted = "finite and not negative" if name == "weights" else "finite"
+            raise DataError(f"{name} must be {wanted}, got {given[row]} for entry {row}")
+        if place is None:
+            return found
+        joined = np.full(len(self.examples), -np.inf)  # of a pair that is given twice, the larger
+        np.maximum.at(joined, place, found)
+        return joined
 
     # Other ways to make them ---------------------------------------------------------------
 
@@ -115,12 +165,16 @@ class Pairs:
         negatives: Sequence[str] | None = None,
         groups: Sequence[Any] | None = None,
         corpus: Sequence[str] = (),
+        weights: Sequence[float] | None = None,
+        difficulty: Sequence[float] | None = None,
     ) -> Pairs:
         """Embed rows of texts, each text once; equal texts become one query or one document."""
         for name, column in (
             ("positives", positives),
             ("negatives", negatives),
             ("groups", groups),
+            ("weights", weights),
+            ("difficulty", difficulty),
         ):
             if column is not None and len(column) != len(anchors):
                 raise DataError(f"{len(anchors)} anchors, but {len(column)} {name}")
@@ -141,10 +195,14 @@ class Pairs:
             document_texts=list(document_of),
             groups=query_groups,
             irrelevant=wrong,
+            weights=weights,
+            difficulty=difficulty,
         )
 
     @classmethod
-    def labelled(cls, embeddings: Array, labels: Any) -> Pairs:
+    def labelled(
+        cls, embeddings: Array, labels: Any, *, weights: Any = None, difficulty: Any = None
+    ) -> Pairs:
         """Return vectors (n, d) with class labels (n,): equal labels are right for each other."""
         embeddings = checks.embeddings("embeddings", embeddings)
         codes = np.unique(to_numpy(labels), return_inverse=True)[1].reshape(-1).astype(np.int64)
@@ -153,7 +211,11 @@ class Pairs:
         if len(np.unique(codes)) == len(codes):
             raise DataError("no two rows share a label, so there is nothing to bring together")
         return cls(
-            embeddings, embeddings, relevance=LabelRelevance(codes, codes, np.arange(len(codes)))
+            embeddings,
+            embeddings,
+            relevance=LabelRelevance(codes, codes, np.arange(len(codes))),
+            weights=weights,
+            difficulty=difficulty,
         )
 
     # Asking --------------------------------------------------------------------------------
@@ -175,6 +237,13 @@ class Pairs:
     def has_labels(self) -> bool:
         return isinstance(self.relevance, LabelRelevance)
 
+    @property
+    def examples(self) -> Ints:
+        """What an epoch goes over: pairs of query and right document (p, 2), or rows (q, 1)."""
+        if isinstance(self.relevance, ListedRelevance):
+            return self.relevance.pairs
+        return np.arange(len(self))[:, None]
+
     def to(self, backend: Backend) -> Pairs:
         """Return the same with the arrays moved to a backend, float16 widened to float32."""
         xp = namespace(queries=self.queries)
@@ -186,7 +255,7 @@ class Pairs:
     def mapped(self, queries: Array, documents: Array) -> Pairs:
         """Return the same with other vectors, row by row."""
         other = Pairs(queries, documents, relevance=self.relevance)
-        for name in ("query_texts", "document_texts", "groups", "irrelevant", "query_rows"):
+        for name in _KEPT:
             object.__setattr__(other, name, getattr(self, name))
         return other
 
@@ -194,6 +263,8 @@ class Pairs:
         """Return some of the queries, with all documents."""
         rows = np.arange(len(self))[rows]  # a list, an array or a mask
         wrong = self.known_wrong.take(rows).pairs
+        listed = isinstance(self.relevance, ListedRelevance)
+        chosen = self.relevance.pairs_of(rows)[0] if listed else rows  # type: ignore[attr-defined]
         taken = Pairs(
             _rows(self.queries, rows),
             self.documents,
@@ -202,6 +273,8 @@ class Pairs:
             document_texts=self.document_texts,
             groups=self.groups[rows],
             irrelevant=wrong,
+            weights=None if self.weights is None else self.weights[chosen],
+            difficulty=None if self.difficulty is None else self.difficulty[chosen],
         )
         object.__setattr__(taken, "query_rows", self.query_rows[rows])
         return taken
@@ -284,6 +357,8 @@ class Pairs:
                 corpus,
                 relevance=LabelRelevance(labels[rows], labels[train_rows]),
                 groups=group[rows],
+                weights=None if self.weights is None else self.weights[rows],
+                difficulty=None if self.difficulty is None else self.difficulty[rows],
             )
             for rows in parts
         )
@@ -308,6 +383,12 @@ class Pairs:
         means = sums / xp.astype(sizes, sums.dtype)[:, None]
         wanted = np.searchsorted(values, self.relevance.query_labels)
         return self.queries, _rows(means, wanted)
+
+
+_KEPT = (
+    "query_texts", "document_texts", "groups", "irrelevant", "query_rows", "weights", "difficulty",
+)  # fmt: skip
+"""What stays as it is when the vectors are replaced row by row."""
 
 
 def join_groups(rows: Ints, groups: Sequence[Any], count: int) -> Ints:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from coreframe.errors import ArgumentError, DataError
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 class Relevance(ABC):
@@ -61,6 +62,13 @@ class ListedRelevance(Relevance):
             )
         return cls(np.unique(array.astype(np.int64), axis=0), queries, documents)
 
+    def place(self, pairs: object) -> Ints:
+        """Return where each given pair, in a form that ``of`` takes, stands in ``pairs``."""
+        array = np.asarray(pairs).astype(np.int64)
+        if array.ndim == 1:
+            array = np.stack([np.arange(self.queries), array], axis=1)
+        return np.searchsorted(self._keys, array[:, 0] * self.documents + array[:, 1])
+
     @cached_property
     def _keys(self) -> Ints:
         return self.pairs[:, 0] * self.documents + self.pairs[:, 1]  # sorted, as the pairs are
@@ -72,12 +80,16 @@ class ListedRelevance(Relevance):
 
     def of_queries(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return the documents of some queries one after the other, and whose each is."""
+        found, place = self.pairs_of(rows)
+        return self.pairs[found, 1], place
+
+    def pairs_of(self, rows: Ints) -> tuple[Ints, Ints]:
+        """Return the numbers of the pairs of some queries, in turn, and whose each is."""
         first = np.searchsorted(self.pairs[:, 0], rows)
         sizes = np.searchsorted(self.pairs[:, 0], rows, side="right") - first
         place = np.repeat(np.arange(len(rows)), sizes)
         before = np.cumsum(sizes) - sizes
-        found = np.arange(len(place)) + np.repeat(first - before, sizes)
-        return self.pairs[found, 1], place
+        return np.arange(len(place)) + np.repeat(first - before, sizes), place
 
     def contains(self, queries: Ints, documents: Ints) -> NDArray[np.bool_]:
         """Say of each query and document, which broadcast, whether they are a pair."""

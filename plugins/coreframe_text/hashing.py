@@ -20,20 +20,32 @@ _BLOCK = 1024  # texts a round: bounds the memory
 class Hashing(Embedder):
     """Count each text's character n-grams in hashed, signed bins; rows of length one.
 
-    ``x[j] = sum(sign(g) for g in ngrams(text) if bin(g) == j)``, then ``x / ||x||`` (Weinberger
-    et al. 2009, "Feature Hashing for Large Scale Multitask Learning"). ``bin`` and ``sign`` are
-    bits of a 64-bit FNV-1a hash over code points, so the vectors are the same, bit for bit, on
-    every machine. Texts are brought to Unicode form NFKC. Texts that share spelling come out
-    close; meaning is not seen. The quality is that of scikit-learn's
+        x[j] = sum(sign(g) for g in ngrams(text) if bin(g) == j),   then x / ||x||
+
+    ``bin`` and ``sign`` are bits of a 64-bit FNV-1a hash over code points, so the vectors are the
+    same, bit for bit, on every machine. Texts are brought to Unicode form NFKC. Texts that share
+    spelling come out close; meaning is not seen. The quality is that of scikit-learn's
     ``HashingVectorizer(analyzer="char_wb", ...)`` with the same options.
 
     Args:
-        dimensions: Length of a vector. Fewer means that more n-grams share a bin.
-        ngrams: Shortest and longest n-gram, both included. The edge of a word is a character.
-        word_boundaries: Whether n-grams stay within words; otherwise they cross spaces.
-        lowercase: Whether case is ignored (by ``str.casefold``: "Straße" equals "STRASSE").
+        dimensions: length of a vector, >= 1; fewer means that more n-grams share a bin. Default:
+            512; on the demo's texts 256, 512 and 1024 find 0.38, 0.39 and 0.40 of the right
+            documents among the first ten.
+        ngrams: shortest and longest n-gram, both included, >= 1. The edge of a word is a
+            character. Default: (2, 3), the best there of (2, 3), (2, 4), (3, 3) and (3, 5).
+        word_boundaries: whether n-grams stay within words; otherwise they cross spaces. Default:
+            True, as scikit-learn's ``char_wb``.
+        lowercase: whether case is ignored (by ``str.casefold``: "Straße" equals "STRASSE").
+            Default: True.
 
-    Shapes: n texts to (n, dimensions), float32. Costs time linear in the characters.
+    Shapes: n texts to (n, dimensions), float32.
+
+    Edges: an empty text, or one of spaces only, is a row of zeros, and so is one that is shorter,
+    with its two edges, than the shortest n-gram. A lone surrogate is a character as any other.
+
+    Cost: time linear in the characters times the number of n-gram lengths; 1024 texts at a time.
+
+    References: Weinberger et al. 2009, arXiv 0902.2206, section 2 (signed feature hashing).
 
     >>> vectors = Hashing(dimensions=256).embed(["blue book", "blaues Buch", "green tree"])
     >>> bool(vectors[0] @ vectors[1] > vectors[0] @ vectors[2])

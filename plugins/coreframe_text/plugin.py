@@ -7,5 +7,6 @@ from coreframe.plugin import Table, hookimpl
 def coreframe_embedders() -> Table:
     return {
         "hashing": "coreframe_text.hashing:Hashing",
+        "sha256": "coreframe_text.sha256:Sha256",
         "wordllama": "coreframe_text.wordllama:WordLlama",
     }

@@ -15,13 +15,26 @@ from coreframe.errors import ArgumentTypeError, MissingExtra
 class WordLlama(Embedder):
     """Average the token vectors that the ``wordllama`` package ships with (256 dimensions).
 
-    Unlike ``Hashing`` it sees meaning, mostly in English, and is still fast on a CPU. It needs
+        x = mean over tokens t of E[t],   then x / ||x|| where normalize
+
+    Unlike ``hashing`` it sees meaning, mostly in English, and is still fast on a CPU. It needs
     the package ``wordllama``; the model lies inside the package, so nothing is downloaded.
 
     Args:
-        normalize: Whether rows have length one.
+        normalize: whether rows have length one. Default: True, so that dot products are cosines.
 
     Shapes: n texts to (n, 256), float32.
+
+    Edges: an empty text, or one of spaces only, is a row of zeros. Without the package, ``embed``
+    raises MissingExtra and says what to install.
+
+    Cost: time linear in the tokens; the table of token vectors is read once and kept.
+
+    References: https://github.com/dleemiller/WordLlama (the table comes from token embeddings of
+    large language models, reduced in width).
+
+    >>> WordLlama(normalize=False).normalize
+    False
     """
 
     normalize: bool = True

@@ -64,19 +64,19 @@ MISSING: list[tuple[str, dict[str, str], str]] = [
         "anchor x y",
         {},
         "the data has no column for the positive: expected 'positive' or 'answer' or 'document' "
-        "or 'pos'. Its columns: 'anchor', 'x', 'y'.",
+        "or 'pos' or 'output'. Its columns: 'anchor', 'x', 'y'.",
     ),
     (
         "anchor postive note",
         {},
         "the data has no column for the positive: expected 'positive' or 'answer' or 'document' "
-        "or 'pos'. Its columns: 'anchor', 'postive', 'note'. Did you mean 'postive'?",
+        "or 'pos' or 'output'. Its columns: 'anchor', 'postive', 'note'. Did you mean 'postive'?",
     ),
     (
         "text label",
         {},
         "the data has no column for the positive: expected 'positive' or 'answer' or 'document' "
-        "or 'pos'. Its columns: 'text', 'label'.",
+        "or 'pos' or 'output'. Its columns: 'text', 'label'.",
     ),
     (
         "german english",
@@ -93,7 +93,7 @@ MISSING: list[tuple[str, dict[str, str], str]] = [
         "",
         {},
         "the data has no column for the positive: expected 'positive' or 'answer' or 'document' "
-        "or 'pos'. Its columns: none.",
+        "or 'pos' or 'output'. Its columns: none.",
     ),
 ]
 
@@ -186,7 +186,7 @@ BROKEN: list[tuple[list[Any], str]] = [
     (
         [{"anchor": "a", "note": "x", "more": "y"}],
         "pairs.jsonl has no column for the positive: expected 'positive' or 'answer' or "
-        "'document' or 'pos'. Its columns: 'anchor', 'note', 'more'.",
+        "'document' or 'pos' or 'output'. Its columns: 'anchor', 'note', 'more'.",
     ),
     (
         [GOOD, {"anchor": 3, "positive": "p"}],
@@ -430,3 +430,20 @@ def test_labels_that_are_refused(
     with pytest.raises(DataError) as caught:
         read_labels("y.npy", 3)
     assert str(caught.value) == expected
+
+
+def test_quality_and_difficulty_are_numbers_of_their_rows(tmp_path: Path) -> None:
+    lines = [
+        {"input": "a", "output": "b", "quality": 0, "difficulty": -2},
+        {"input": "c", "output": "d", "quality": None, "difficulty": 0.5},
+    ]
+    rows = read_rows(write(tmp_path, *lines))
+    assert (rows.anchors, rows.positives) == (["a", "c"], ["b", "d"])
+    assert (rows.weights, rows.difficulty) == ([0.0, 1.0], [-2.0, 0.5])
+    for column, value, message in (
+        ("quality", -1, "line 1: 'quality' must not be negative, got -1"),
+        ("quality", "good", "line 1: 'quality' must be a number, got a text"),
+        ("difficulty", None, "line 1: 'difficulty' must be a number, got null"),
+    ):
+        path = write(tmp_path, {"anchor": "a", "positive": "b", column: value})
+        assert message in refused(path)

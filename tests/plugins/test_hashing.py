@@ -1,15 +1,20 @@
-"""The hashing embedder: exact, the same everywhere, and as good as scikit-learn's."""
+"""The embedders. Hashing: exact, the same everywhere, and as good as scikit-learn's."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from coreframe import registry
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe_text.hashing import Hashing
+from coreframe_text.sha256 import Sha256
+from coreframe_text.wordllama import WordLlama
 
 
 def by_hand(text: str, ngrams: tuple[int, int], dimensions: int) -> np.ndarray:
@@ -165,3 +170,100 @@ def test_as_good_as_scikit_learn() -> None:
     )
     assert score > reference - 0.02  # hash collisions alone spread it by about 0.005
     assert score > 0.36
+
+
+# sha256 ---------------------------------------------------------------------------------------
+
+
+def units_of(text: str) -> list[int]:
+    """The UTF-16 units of a text, from the definition."""
+    units: list[int] = []
+    for character in text:
+        code = ord(character)
+        if code < 0x10000:
+            units.append(code)
+        else:
+            code -= 0x10000
+            units += [0xD800 + (code >> 10), 0xDC00 + (code & 0x3FF)]
+    return units
+
+
+def sha256_by_hand(text: str, dimensions: int, normalize: bool) -> np.ndarray:
+    """The definition, one number at a time; for text without lone surrogates."""
+    digest = hashlib.sha256(text.encode()).digest()
+    row = [(digest[i % 32] - 128) / 128 for i in range(dimensions)]
+    for i, unit in enumerate(units_of(text)[:dimensions]):
+        row[i] += (unit - 64) / 256
+    norm = math.sqrt(sum(x * x for x in row)) or 1.0
+    return np.asarray([x / norm if normalize else x for x in row], dtype=np.float32)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dimensions", [1, 2, 7, 31, 32, 33, 384, 2048])
+def test_sha256_equals_the_definition(dimensions: int, normalize: bool) -> None:
+    texts = [*TEXTS, "x" * 3000, "a😀" * 20, "\U0010ffff\x00"]
+    rows = Sha256(dimensions=dimensions, normalize=normalize).embed(texts)
+    assert rows.dtype == np.float32
+    want = [sha256_by_hand(text, dimensions, normalize) for text in texts]
+    np.testing.assert_array_equal(rows, want)
+
+
+@pytest.mark.parametrize(
+    ("text", "hashed", "units"),
+    [
+        ("\ud800", "\ufffd", [0xD800]),
+        ("a\ud800b", "a\ufffdb", [97, 0xD800, 98]),
+        ("\udc00\ud800", "\ufffd\ufffd", [0xDC00, 0xD800]),
+        ("\ud83d\ude00", "😀", [0xD83D, 0xDE00]),
+        ("\ud800\ud800\udc00", "\ufffd\U00010000", [0xD800, 0xD800, 0xDC00]),
+    ],
+)
+def test_sha256_of_half_characters_is_that_of_javascript(
+    text: str, hashed: str, units: list[int]
+) -> None:
+    """What ``crypto.createHash("sha256").update(text)`` of Node.js 20 hashes."""
+    digest = hashlib.sha256(hashed.encode()).digest()
+    want = [(digest[i] - 128) / 128 for i in range(4)]
+    for i, unit in enumerate(units):
+        want[i] += (unit - 64) / 256
+    assert Sha256(dimensions=4, normalize=False).embed([text])[0].tolist() == want
+
+
+def test_sha256_does_not_depend_on_the_neighbours_or_the_block() -> None:
+    texts = [f"text {i}" for i in range(2500)]
+    rows = Sha256(dimensions=8).embed(texts)
+    for i in (0, 1023, 1024, 2499):
+        np.testing.assert_array_equal(rows[i], Sha256(dimensions=8).embed([texts[i]])[0])
+    assert Sha256(dimensions=8).embed([]).shape == (0, 8)
+
+
+def test_a_long_text() -> None:
+    text = "wörter " * 150_000  # above 1 MB
+    for embedder in (Sha256(dimensions=8), Hashing(dimensions=8)):
+        rows = embedder.embed([text, text + "x"])
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+        assert not np.array_equal(rows[0], rows[1])
+
+
+def test_sha256_has_a_name_and_named_errors() -> None:
+    assert isinstance(registry.build("embedders", "sha256", dimensions=3), Sha256)
+    with pytest.raises(ArgumentError, match=r"Sha256\.dimensions must be at least 1, got 0"):
+        Sha256(dimensions=0)
+    with pytest.raises(ArgumentTypeError, match="one string"):
+        Sha256().embed("text")
+
+
+# wordllama ------------------------------------------------------------------------------------
+
+
+def test_wordllama_sees_meaning() -> None:
+    pytest.importorskip("wordllama")
+    rows = WordLlama().embed(["a car", "an automobile", "a banana", "", " "])
+    assert (rows.shape, rows.dtype) == ((5, 256), np.float32)
+    assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.2
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), [1, 1, 1, 0, 0], atol=1e-5)
+    long = WordLlama(normalize=False).embed(["a car"])
+    assert np.linalg.norm(long) > 1.5
+    np.testing.assert_allclose(long[0] / np.linalg.norm(long), rows[0], atol=1e-5)
+    with pytest.raises(ArgumentTypeError, match="one string"):
+        WordLlama().embed("text")
