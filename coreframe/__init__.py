@@ -26,14 +26,22 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
     from coreframe.compose import Mined as Mined
     from coreframe.compose import Symmetric as Symmetric
     from coreframe.compose import WeightedSum as WeightedSum
+    from coreframe.data.batches import Batches as Batches
+    from coreframe.data.batches import Order as Order
+    from coreframe.data.examples import Example as Example
     from coreframe.data.pairs import Pairs as Pairs
+    from coreframe.data.preprocess import Preprocessor as Preprocessor
     from coreframe.embedder import Embedder as Embedder
     from coreframe.evaluation.compare import compare as compare
     from coreframe.evaluation.retrieval import evaluate as evaluate
+    from coreframe.fisher_information import Fisher as Fisher
+    from coreframe.fisher_information import fisher as fisher
+    from coreframe.loop import Run as Run
     from coreframe.loss import Loss as Loss
     from coreframe.loss import LossResult as LossResult
     from coreframe.loss import PairwiseLoss as PairwiseLoss
     from coreframe.miner import Miner as Miner
+    from coreframe.miner import RankingMiner as RankingMiner
     from coreframe.optimizer import Optimizer as Optimizer
     from coreframe.optimizer import Rule as Rule
     from coreframe.plugin import hookimpl as hookimpl
@@ -43,6 +51,7 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
     from coreframe.relation import Masked as Masked
     from coreframe.relation import Relation as Relation
     from coreframe.relation import SameLabel as SameLabel
+    from coreframe.row_loss import RowLoss as RowLoss
     from coreframe.scheduler import Progress as Progress
     from coreframe.scheduler import Scheduler as Scheduler
     from coreframe.scheduler import resolve as resolve
@@ -55,9 +64,12 @@ _HOMES = {
     "Adapter": "adapter",
     "Backend": "backend",
     "Batch": "batch",
+    "Batches": "data.batches",
     "Callback": "callbacks",
     "ClosedForm": "adapter",
     "Embedder": "embedder",
+    "Example": "data.examples",
+    "Fisher": "fisher_information",
     "Listed": "relation",
     "Loss": "loss",
     "LossResult": "loss",
@@ -65,12 +77,17 @@ _HOMES = {
     "Miner": "miner",
     "Mined": "compose",
     "Optimizer": "optimizer",
+    "Order": "data.batches",
     "PairwiseLoss": "loss",
     "Pairs": "data.pairs",
+    "Preprocessor": "data.preprocess",
     "Progress": "scheduler",
+    "RankingMiner": "miner",
     "Regularizer": "regularizer",
     "Relation": "relation",
+    "RowLoss": "row_loss",
     "Rule": "optimizer",
+    "Run": "loop",
     "SameLabel": "relation",
     "Scheduler": "scheduler",
     "Symmetric": "compose",
@@ -78,6 +95,7 @@ _HOMES = {
     "build": "registry",
     "compare": "evaluation.compare",
     "evaluate": "evaluation.retrieval",
+    "fisher": "fisher_information",
     "fit": "trainer",
     "get_backend": "backend",
     "hookimpl": "plugin",

@@ -17,11 +17,13 @@ from coreframe.artefact import TrainedAdapter
 from coreframe.backend import choose_backend
 from coreframe.callbacks import Callback
 from coreframe.config import RunConfig
+from coreframe.data.batches import Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError
 from coreframe.evaluation.compare import Comparison, paired
 from coreframe.evaluation.retrieval import Evaluation, evaluate
-from coreframe.trainer import Run, fit, solve
+from coreframe.loop import Run, solve
+from coreframe.trainer import fit
 
 BASELINES = ("whitening", "procrustes")
 SATURATED = 0.95
@@ -127,7 +129,17 @@ def experiment(
             start=solvers.get(start),
             epochs=settings.epochs,
             batch_size=settings.batch_size,
+            drop_last=settings.drop_last,
+            order=Order(
+                curriculum=settings.curriculum,
+                curriculum_epochs=settings.curriculum_epochs,
+                pool=settings.pool,
+            ),
+            own_negatives=settings.own_negatives,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
             max_grad_norm=settings.max_grad_norm,
+            max_grad_value=settings.max_grad_value,
+            ema_decay=settings.ema_decay,
             metric=metric,
             seed=settings.seed,
             backend=backend or settings.backend,

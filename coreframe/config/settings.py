@@ -13,6 +13,7 @@ from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
 from coreframe.regularizer import Regularizer
+from coreframe.scheduler import Scheduler
 
 DEFAULT = """\
 [data]
@@ -45,7 +46,9 @@ metric = "ndcg@10"
 """
 """The run of a user who gives no file."""
 
+_ROLES = ("anchor", "positive", "negative", "group", "weight", "difficulty")
 SIDES = ("query", "both")
+CURRICULA = ("quality", "difficulty")
 STARTS = ("auto", "identity", "whitening", "procrustes")
 
 
@@ -55,7 +58,7 @@ class DataSettings:
 
     Args:
         dev, test: shares of the rows, in (0, 1), together below 1; the rest is for training.
-        anchor, positive, negative, group: names of columns; None finds them.
+        anchor, positive, negative, group, weight, difficulty: names of columns; None finds them.
     """
 
     dev: float = 0.1
@@ -64,6 +67,8 @@ class DataSettings:
     positive: str | None = None
     negative: str | None = None
     group: str | None = None
+    weight: str | None = None
+    difficulty: str | None = None
 
     def __post_init__(self) -> None:
         checks.number(self, "dev", above=0, below=1)
@@ -73,7 +78,7 @@ class DataSettings:
                 f"DataSettings.dev and test must leave rows for training: "
                 f"together below 1, got {self.dev:g} + {self.test:g}"
             )
-        for name in ("anchor", "positive", "negative", "group"):
+        for name in _ROLES:
             _optional_text(self, name)
         taken: dict[str, str] = {}
         for role, column in self.columns.items():
@@ -87,7 +92,7 @@ class DataSettings:
     @property
     def columns(self) -> dict[str, str]:
         """The columns that are named, by role."""
-        named = {r: getattr(self, r) for r in ("anchor", "positive", "negative", "group")}
+        named = {role: getattr(self, role) for role in _ROLES}
         return {role: column for role, column in named.items() if column is not None}
 
 
@@ -102,7 +107,15 @@ class TrainSettings:
         start: identity, whitening or procrustes; auto takes the best of them on dev.
         seed: >= 0.
         backend: where arrays live; None follows COREFRAME_BACKEND, then the arrays.
+        drop_last: whether a last, short batch is left out.
+        curriculum: quality or difficulty (a column of that name) sorts the first epochs; None not.
+        curriculum_epochs: >= 1, the epochs that are sorted.
+        pool: in (0, 1], or a scheduler over epochs: the share of the sorted rows that is used.
+        own_negatives: known wrong documents that are each anchor's own; 0 gives all to everyone.
+        gradient_accumulation_steps: batches an update, >= 1.
         max_grad_norm: > 0, the norm that gradients are clipped to; None leaves them.
+        max_grad_value: > 0, the size that each entry is clipped to; None leaves them.
+        ema_decay: in [0, 1), average the parameters exponentially; None does not.
     """
 
     epochs: int = 30
@@ -111,7 +124,15 @@ class TrainSettings:
     start: str = "auto"
     seed: int = 42
     backend: str | None = None
+    drop_last: bool = False
+    curriculum: str | None = None
+    curriculum_epochs: int = 5
+    pool: float | Scheduler = 1.0
+    own_negatives: int = 0
+    gradient_accumulation_steps: int = 1
     max_grad_norm: float | None = None
+    max_grad_value: float | None = None
+    ema_decay: float | Scheduler | None = None
 
     def __post_init__(self) -> None:
         checks.number(self, "epochs", minimum=1, integer=True)
@@ -120,8 +141,17 @@ class TrainSettings:
         checks.choice(self, "start", STARTS)
         checks.number(self, "seed", minimum=0, integer=True)
         _optional_text(self, "backend")
-        if self.max_grad_norm is not None:
-            checks.number(self, "max_grad_norm", above=0)
+        if self.curriculum is not None:
+            checks.choice(self, "curriculum", CURRICULA)
+        checks.number(self, "curriculum_epochs", minimum=1, integer=True)
+        checks.number(self, "pool", above=0, maximum=1)
+        checks.number(self, "own_negatives", minimum=0, integer=True)
+        checks.number(self, "gradient_accumulation_steps", minimum=1, integer=True)
+        for name in ("max_grad_norm", "max_grad_value"):
+            if getattr(self, name) is not None:
+                checks.number(self, name, above=0)
+        if self.ema_decay is not None:
+            checks.number(self, "ema_decay", minimum=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)

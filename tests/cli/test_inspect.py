@@ -46,7 +46,7 @@ def test_list_one_kind(here) -> None:
             "distribution": "coreframe-ml",
             "target": f"coreframe_optimizers.{name}:{cls}",
         }
-        for name, cls in (("adamw", "AdamW"), ("sgd", "SGD"))
+        for name, cls in (("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD"))
     ]
 
 

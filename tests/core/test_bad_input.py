@@ -461,7 +461,7 @@ def test_positional_fields_and_half_written_losses_fail_at_once():
 def test_unknown_names_get_the_nearest():
     with says(UnknownName, "no loss is named 'infonce'.", "Did you mean 'info_nce'"):
         registry().find("losses", "infonce")
-    with says(UnknownName, "no optimizer is named 'zzz'.", "Known: adamw, sgd"):
+    with says(UnknownName, "no optimizer is named 'zzz'.", "Known: adam, adamw, sgd"):
         build("optimizers", "zzz")
     with says(UnknownName, "no kind of component 'loss'.", "Did you mean 'losses'"):
         registry().find("loss", "info_nce")

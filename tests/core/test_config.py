@@ -207,10 +207,12 @@ MISTAKES = {
         "regularizers must be tables under [[regularizers]], got a table"
     ),
     "[adapter]\nrank = 4": (
-        "adapter.name must be one of linear, low_rank, procrustes, whitening; it is missing"
+        "adapter.name must be one of chain, linear, low_rank, micro_lora, procrustes, recomputed, "
+        "whitening; it is missing"
     ),
     "[adapter]\nname = 4": (
-        "adapter.name must be one of linear, low_rank, procrustes, whitening; got 4"
+        "adapter.name must be one of chain, linear, low_rank, micro_lora, procrustes, recomputed, "
+        "whitening; got 4"
     ),
     "[train]\nepoch = 4": "train.epoch is no field of [train]. Did you mean 'epochs'?",
     "[train]\nepochs = 3.0": "train.epochs must be an integer, got 3.0",
@@ -234,8 +236,8 @@ MISTAKES = {
     '[[losses]]\nname = "info_nce"\nweight = "much"': (
         "losses[0].weight must be a number or a scheduler { scheduler = ... }, got 'much'"
     ),
-    '[[losses]]\nname = "info_nce"\ntemperature = { scheduler = "cosine" }': (
-        "losses[0].temperature.scheduler: no scheduler is named 'cosine'. "
+    '[[losses]]\nname = "info_nce"\ntemperature = { scheduler = "warmup_cosin" }': (
+        "losses[0].temperature.scheduler: no scheduler is named 'warmup_cosin'. "
         "Did you mean 'warmup_cosine'?"
     ),
     '[[losses]]\nname = "info_nce"\ntemperature = { scheduler = "constant" }': (
@@ -400,7 +402,12 @@ def test_what_is_written_reads_the_same() -> None:
 
 def test_defaults_are_written_out() -> None:
     table = tomllib.loads(config.dump(parse('[adapter]\nname = "low_rank"')))
-    assert table["adapter"] == {"name": "low_rank", "rank": 16}
+    assert table["adapter"] == {
+        "name": "low_rank",
+        "rank": 16,
+        "initialization": "gaussian",
+        "rank_stabilized": False,
+    }
     assert table["train"]["epochs"] == 30
     assert table["losses"][0]["margin"] == 0.0
     assert "miner" not in table
@@ -411,17 +418,21 @@ def test_numbers_of_numpy_are_written_as_numbers() -> None:
     assert round_trip(run).loss == InfoNCE(temperature=0.25)
 
 
+class Unregistered(InfoNCE):
+    """A loss that no plugin names."""
+
+
 def test_what_a_file_cannot_hold() -> None:
     run = dataclasses.replace(
         config.default(),
-        loss=WeightedSum(losses={"inner": WeightedSum(losses={"x": InfoNCE()})}),
+        loss=WeightedSum(losses={"inner": Unregistered()}),
         regularizers=(GraphLaplacian(edges=np.asarray([[0, 1]])),),
         optimizer=SGD(rules=(Rule(lambda name, array: True, {"weight_decay": 0.0}),)),
     )
     with pytest.raises(ConfigError) as caught:
         config.dump(run)
     assert caught.value.problems == (
-        "losses[0]: WeightedSum is not registered, so a file cannot name it",
+        "losses[0]: Unregistered is not registered, so a file cannot name it",
         "optimizer.rules[0] is of type Rule, which a file cannot hold",
         "regularizers[0].edges is an array, which a file cannot hold; "
         "build such a component in Python",

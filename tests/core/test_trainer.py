@@ -10,7 +10,7 @@ import pytest
 from support import LIBRARIES, assert_is_gradient
 
 import coreframe
-from coreframe import trainer
+from coreframe import loop
 from coreframe.adapter import Adapter
 from coreframe.artefact import load
 from coreframe.backend import namespace, to_numpy
@@ -374,7 +374,7 @@ def test_the_best_epoch_is_kept(parts, monkeypatch):
         def mean(self):
             return dict.fromkeys(("recall@1", "recall@10", "mrr@10", "ndcg@10"), self.figure)
 
-    monkeypatch.setattr(trainer, "evaluate", lambda adapter, pairs: Found(adapter))
+    monkeypatch.setattr(loop, "evaluate", lambda adapter, pairs: Found(adapter))
     run = fit(train, dev, **{**QUICK, "epochs": 4})
     assert run.best_epoch == 2
     assert run.dev["ndcg@10"] == 0.7
@@ -392,7 +392,7 @@ def test_the_metric_decides_which_epoch_is_best(parts, monkeypatch):
             recall, mrr = next(tables)
             return {"recall@1": 0.0, "recall@10": recall, "mrr@10": mrr, "ndcg@10": 0.0}
 
-    monkeypatch.setattr(trainer, "evaluate", lambda adapter, pairs: Found())
+    monkeypatch.setattr(loop, "evaluate", lambda adapter, pairs: Found())
     options = {**QUICK, "epochs": 2}
     assert fit(*parts[:2], metric="recall@10", **options).best_epoch == 1
     assert fit(*parts[:2], metric="mrr@10", **options).best_epoch == 0
@@ -755,7 +755,7 @@ X = np.random.default_rng(0).standard_normal((6, 4))
         ({"adapter": "liner"}, UnknownName, "liner.*linear"),
         ({"loss": "info_nse"}, UnknownName, "info_nse.*info_nce"),
         ({"miner": "hardst"}, UnknownName, "hardst.*hardest"),
-        ({"optimizer": "adam"}, UnknownName, "'adam'"),
+        ({"optimizer": "adamm"}, UnknownName, "'adamm'"),
         ({"regularizers": ["l3"]}, UnknownName, "'l3'"),
         ({"start": "whiten"}, UnknownName, "whiten.*whitening"),
         ({"loss": Hardest()}, ArgumentTypeError, "losses takes a name or a coreframe.Loss, got H"),

@@ -12,7 +12,7 @@ import pytest
 from coreframe import get_backend
 from coreframe.backend import to_numpy
 from coreframe.data.pairs import Pairs
-from coreframe.trainer import Setup, Trainer
+from coreframe.loop import Setup, Trainer
 from coreframe_adapters.linear import Linear
 from coreframe_adapters.low_rank import LowRank
 from coreframe_adapters.procrustes import Procrustes

@@ -232,7 +232,7 @@ def test_the_qualified_name_works_without_a_clash(write_plugin) -> None:
     [
         ("info_nec", "no loss is named 'info_nec'. Did you mean 'info_nce'?"),
         ("coreframe-ml:info_nec", "Did you mean 'coreframe-ml:info_nce'"),
-        ("zzz", "no loss is named 'zzz'. Known: info_nce, "),
+        ("zzz", "no loss is named 'zzz'. Known: contrastive, "),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_ones(write_plugin, name: str, words: str) -> None:

@@ -1,0 +1,412 @@
+"""The training loop, readable top to bottom.
+
+rows -> batch -> adapter.forward -> Batch -> miner narrows the relation -> loss gives value and dE
+-> pullback -> + regularizers -> accumulate -> clip -> optimizer -> average -> callbacks. Nothing
+later calls something earlier. The best epoch on dev is kept, with the start as a candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from coreframe.adapter import Adapter, ClosedForm
+from coreframe.artefact import Side, TrainedAdapter
+from coreframe.backend import Array, Backend, Params, device_of, namespace, to_numpy
+from coreframe.batch import Batch
+from coreframe.callbacks import Callback, Status
+from coreframe.compose import under
+from coreframe.data.batches import Batches, Order
+from coreframe.data.pairs import Pairs
+from coreframe.errors import ArgumentError, nearest
+from coreframe.evaluation.retrieval import evaluate
+from coreframe.gradients import (
+    Accumulation,
+    MovingAverage,
+    clip_by_global_norm,
+    clip_by_value,
+    global_norm,
+)
+from coreframe.loss import Loss
+from coreframe.miner import Miner
+from coreframe.optimizer import Optimizer, Rule
+from coreframe.random import stream
+from coreframe.regularizer import Regularizer
+from coreframe.scheduler import Progress, Scheduler, plain, resolve
+
+LOG_LINES = 100
+"""About how many lines of a run carry the loss: each is a wait for the device."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What ``fit`` returns: the adapter of the best epoch, and how the run went."""
+
+    adapter: TrainedAdapter
+    history: Sequence[Mapping[str, float]]
+    """One entry a log line: step, epoch (from 1; 0 is the start), and loss or dev metrics."""
+    best_epoch: int
+    dev: Mapping[str, float]
+    """Dev metrics of the kept epoch; empty without a dev part."""
+    backend: str
+    backend_source: str
+    skipped_steps: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """The kept parameters, as NumPy arrays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The resolved arguments of ``fit``, without the data."""
+
+    adapter: Adapter
+    loss: Loss
+    miner: Miner | None = None
+    optimizer: Optimizer
+    regularizers: tuple[Regularizer, ...] = ()
+    start: ClosedForm | None = None
+    initial: Mapping[str, Any] | None = None
+    side: str
+    epochs: int
+    batch_size: int
+    drop_last: bool = False
+    order: Order = field(default_factory=Order)
+    own_negatives: int = 0
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float | None = None
+    max_grad_value: float | None = None
+    ema_decay: float | Scheduler | None = None
+    metric: str
+    seed: int
+    base_model: str | None = None
+
+
+def solve(kind: ClosedForm, train: Pairs) -> dict[str, Side]:
+    """Solve a closed-form adapter on pairs and return its map for each side it moves."""
+    params = kind.solve(*train.aligned())
+    side = _stored(kind, {name: to_numpy(x) for name, x in params.items()})
+    return {"query": side, "document": side} if kind.rebuilds_index else {"query": side}
+
+
+def _stored(adapter: Adapter, params: Mapping[str, Any]) -> Side:
+    """Return an adapter's parameters in the form of the artefact."""
+    if (thin := adapter.thin(params)) is not None:
+        a, b, scaling = thin
+        thin_arrays = {"A": to_numpy(a), "B": to_numpy(b)}
+        return Side("low_rank", {k: x.astype(np.float32) for k, x in thin_arrays.items()}, scaling)
+    w, b = adapter.matrix(params)
+    arrays = {"W": to_numpy(w).astype(np.float32)}
+    if b is not None:
+        arrays["b"] = to_numpy(b).astype(np.float32)
+    return Side("linear", arrays)
+
+
+class Trainer:
+    """One run: data on its backend, parameters, and the loop."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        train: Pairs,
+        dev: Pairs | None,
+        backend: Backend,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.setup = setup
+        self.backend = backend
+        self.callbacks = callbacks
+        self.dimensions = int(train.queries.shape[1])
+        self.history: list[dict[str, float]] = []
+        self.scores: list[float] = []  # of the metric that decides, one an evaluation
+        train = train.to(backend)
+        self.start: dict[str, Side] = solve(setup.start, train) if setup.start else {}
+        self.train = self._started(train)
+        # The dev part is searched through the whole adapter, so it keeps its own vectors.
+        self.dev = None if dev is None else dev.to(backend)
+        self.xp = namespace(queries=self.train.queries)
+        self.batches = Batches(
+            pairs=self.train,
+            batch_size=setup.batch_size,
+            drop_last=setup.drop_last,
+            order=setup.order,
+            own_negatives=setup.own_negatives,
+            seed=setup.seed,
+        )
+        if len(self.train.examples) < 2:
+            raise ArgumentError(f"training needs at least 2 pairs, got {len(self.train.examples)}")
+        if self.train.weights is not None and not self.train.weights.any():
+            raise ArgumentError("the weights of the training pairs are all 0: nothing to learn")
+        every = setup.gradient_accumulation_steps
+        self.steps = sum(-(-self.batches.size(e) // every) for e in range(1, setup.epochs + 1))
+        if not self.steps:
+            raise ArgumentError(
+                f"drop_last leaves no batch: {len(self.train.examples)} pairs are fewer than "
+                f"batch_size={setup.batch_size}"
+            )
+        self.log_every = max(1, self.steps // LOG_LINES)
+
+    def _started(self, pairs: Pairs) -> Pairs:
+        """Apply the closed-form start once, so that no step pays for it."""
+        if not self.start:
+            return pairs
+        moved = {
+            name: self.start[name].apply(x) if name in self.start else x
+            for name, x in (("query", pairs.queries), ("document", pairs.documents))
+        }
+        return pairs.mapped(moved["query"], moved["document"])
+
+    def run(self) -> Run:
+        """Train, and return the best epoch. Callbacks hear of the end whatever happens."""
+        for callback in self.callbacks:
+            callback.on_start(self.setup)
+        try:
+            metrics, epoch, params, skipped = self._epochs()
+        finally:
+            for callback in self.callbacks:
+                callback.on_end(self.setup)
+        return Run(
+            adapter=self.stored(params),
+            history=self.history,
+            best_epoch=epoch,
+            dev=metrics,
+            backend=self.backend.name,
+            backend_source="",
+            skipped_steps=int(skipped),
+            params={name: to_numpy(x) for name, x in params.items()},
+        )
+
+    def _epochs(self) -> tuple[dict[str, float], int, Params, Array]:
+        """Return metrics, number and parameters of the best epoch, and the steps skipped."""
+        setup, xp, data = self.setup, self.xp, self.train.queries
+        params = self._initial()
+        optimizer = setup.optimizer
+        if not optimizer.rules and hasattr(optimizer, "weight_decay"):
+            no_decay = Rule(lambda _, x: x.ndim <= 1, {"weight_decay": 0.0})
+            optimizer = replace(optimizer, rules=(no_decay,))
+        state = optimizer.init(params)
+        regularizers = [r.begin(under("adapter", params)) for r in setup.regularizers]
+        window = Accumulation(steps=setup.gradient_accumulation_steps)
+        average = None if setup.ema_decay is None else MovingAverage(decay=setup.ema_decay)
+        smooth = None if average is None else average.init(params)
+        skipped = xp.zeros((), dtype=data.dtype, device=device_of(data))
+        best = (self._evaluate(params, 0, 0, 0), 0, params)
+        step = samples = turn = 0
+        for epoch in range(1, setup.epochs + 1):
+            stopped, held = False, None
+            batches = self.batches.epoch(epoch)
+            for batch in batches:
+                progress = Progress(
+                    step=step, steps=self.steps, samples=samples, epoch=epoch - 1,
+                    history=tuple(self.scores),
+                )  # fmt: skip
+                found = self._gradients(batch, params, regularizers, progress, turn)
+                turn, samples = turn + 1, samples + batch.anchors.shape[0]
+                if window.steps > 1:
+                    held = window.add(held or window.init(found), found, weight=_weight(batch))
+                    if batches.remaining and not window.full(held):
+                        continue
+                    found, held = window.mean(held), None
+                value = found.pop("value")
+                now = resolve(optimizer, progress)
+                grads, norm = self._clipped(found)
+                # A value or gradient that is not finite never reaches the parameters.
+                sound = xp.isfinite(value) & xp.isfinite(norm)
+                update = _checked_update if step == 0 else type(now).update
+                new_params, new_state = update(now, params, grads, state)
+                new_params = self._moved(new_params, regularizers, now, progress)
+                params = _choose(sound, new_params, params, xp)
+                state = _choose(sound, new_state, state, xp)
+                if average is not None and smooth is not None:
+                    smooth = resolve(average, progress).update(smooth, params)
+                skipped = skipped + xp.astype(~sound, data.dtype)
+                step += 1
+                if step % self.log_every == 0 or step == self.steps:
+                    values = {"loss": float(value), "grad_norm": float(norm)}
+                    if isinstance(now.learning_rate, int | float):
+                        values["learning_rate"] = float(now.learning_rate)
+                    stopped = self._tell("on_step", step, epoch, samples, values)
+                if stopped:
+                    break
+            kept = params if average is None or smooth is None else average.params(smooth)
+            metrics = self._evaluate(kept, step, epoch, samples)
+            if not metrics or metrics[setup.metric] > best[0].get(setup.metric, -1.0):
+                best = (metrics, epoch, kept)
+            if stopped:
+                break
+        return *best, skipped
+
+    def _initial(self) -> dict[str, Array]:
+        """Return the parameters of adapter and loss before the first step."""
+        setup, data = self.setup, self.train.queries
+        width = int(data.shape[1])
+        params = {
+            **_named("adapter", setup.adapter.init(stream(setup.seed, "adapter"), width)),
+            **_named("loss", setup.loss.init(stream(setup.seed, "loss"), width)),
+        }
+        if setup.initial is not None:
+            params = _replaced(params, setup.initial)
+        return {name: self.backend.asarray(x, dtype=data.dtype) for name, x in params.items()}
+
+    def _clipped(self, grads: Params) -> tuple[Params, Array]:
+        """Return the gradients within their limits, and their norm before."""
+        setup = self.setup
+        if setup.max_grad_value is not None:
+            grads = clip_by_value(grads, setup.max_grad_value)
+        if setup.max_grad_norm is not None:
+            return clip_by_global_norm(grads, setup.max_grad_norm)
+        return grads, global_norm(grads)
+
+    def _moved(
+        self,
+        params: Params,
+        regularizers: Sequence[Regularizer],
+        optimizer: Optimizer,
+        progress: Progress,
+    ) -> dict[str, Array]:
+        """Return the parameters after what follows an update: proximal steps, and the loss's
+        parameters moved back to where they are allowed to be.
+        """
+        # NumPy's arithmetic turns arrays without dimensions into its scalars.
+        own = {name: self.xp.asarray(x) for name, x in under("adapter", params).items()}
+        for regularizer in regularizers:
+            if regularizer.of == "parameters":
+                rate = plain(optimizer.learning_rate)
+                own = dict(resolve(regularizer, progress).after_step(own, rate))
+        loss = {name: self.xp.asarray(x) for name, x in under("loss", params).items()}
+        return {**_named("adapter", own), **_named("loss", self.setup.loss.project(loss))}
+
+    def _gradients(
+        self,
+        inputs: Batch,
+        params: Params,
+        regularizers: Sequence[Regularizer],
+        progress: Progress,
+        turn: int,
+    ) -> dict[str, Array]:
+        """Return the ``value`` of batch number ``turn``, and its gradients by parameter name."""
+        setup = self.setup
+        own = under("adapter", params)
+        rng = stream(setup.seed, "adapter noise", turn)
+        anchors, pull_anchors = setup.adapter.forward(own, inputs.anchors, rng=rng)
+        references, pull_references = inputs.references, None
+        if references is not None and setup.side == "both":
+            references, pull_references = setup.adapter.forward(own, references, rng=rng)
+        batch = replace(inputs, anchors=anchors, references=references)
+        if setup.miner is not None:
+            rng = stream(setup.seed, "miner", turn)
+            batch = replace(batch, relation=resolve(setup.miner, progress).mine(batch, rng=rng))
+        wrt = ("anchors",) if pull_references is None else ("anchors", "references")
+        result = resolve(setup.loss, progress).value_and_grad(batch, under("loss", params), wrt=wrt)
+        if result.value.ndim:
+            raise ArgumentError("training needs a loss with one value: a reduction but 'none'")
+        value, slopes = result.value, dict(result.grads)
+        total: dict[str, Array] = {}
+        for regularizer in regularizers:
+            term = resolve(regularizer, progress)
+            if term.of == "embeddings":
+                fields = {"anchors": anchors}
+                if references is not None:
+                    fields["references"] = references
+                ids = {"anchors": inputs.ids, "references": inputs.reference_ids}
+                found = term.value_and_grad(fields, ids=ids)
+                for name in wrt:
+                    if name in found.grads:
+                        slopes[name] = slopes[name] + found.grads[name]
+            else:
+                found = term.value_and_grad(own)
+                _add(total, found.grads)
+            value = value + found.value
+        _add(total, pull_anchors(slopes["anchors"], need_dx=False)[0])
+        if pull_references is not None:
+            _add(total, pull_references(slopes["references"], need_dx=False)[0])
+        grads = {**_named("adapter", total), **_named("loss", result.param_grads)}
+        return {"value": self.xp.asarray(value), **grads}
+
+    def _evaluate(self, params: Params, step: int, epoch: int, samples: int) -> dict[str, float]:
+        if self.dev is None:
+            return {}
+        metrics = evaluate(self.stored(params), self.dev).mean()
+        self.scores.append(metrics[self.setup.metric])
+        self._tell("on_evaluate", step, epoch, samples, metrics)
+        return metrics
+
+    def _tell(
+        self, event: str, step: int, epoch: int, samples: int, values: Mapping[str, float]
+    ) -> bool:
+        self.history.append({"step": step, "epoch": epoch, **values})
+        status = Status(step, self.steps, epoch, self.setup.epochs, samples, values)
+        asked = [getattr(callback, event)(status) for callback in self.callbacks]
+        return any(asked)
+
+    def stored(self, params: Params) -> TrainedAdapter:
+        """Return the start followed by the trained map, as an adapter that can be saved."""
+        setup = self.setup
+        own = {name: to_numpy(x) for name, x in under("adapter", params).items()}
+        trained = _stored(setup.adapter, own)
+        sides = {}
+        for name in ("query", "document"):
+            before = self.start.get(name, Side())
+            adapted = name == "query" or setup.side == "both"
+            sides[name] = before.then(trained, self.dimensions) if adapted else before
+        return TrainedAdapter(self.dimensions, sides, base_model=setup.base_model)
+
+
+def _checked_update(
+    optimizer: Optimizer, params: Params, grads: Params, state: Mapping[str, Any]
+) -> tuple[Params, Mapping[str, Any]]:
+    """Update once, and make sure that the optimizer leaves its arguments as they are."""
+    before = {name: to_numpy(x).copy() for name, x in params.items()}
+    result = optimizer.update(params, grads, state)
+    for name, x in params.items():
+        if not np.array_equal(to_numpy(x), before[name], equal_nan=True):
+            raise ArgumentError(
+                f"{type(optimizer).__name__} writes to the parameter {name!r} that it was given; "
+                "step must return new arrays, since the old ones are still needed"
+            )
+    return result
+
+
+def _weight(batch: Batch) -> Array | float:
+    """Return how much a batch counts among others: its examples, by their weights."""
+    if batch.weights is None:
+        return float(batch.anchors.shape[0])
+    return namespace(weights=batch.weights).sum(batch.weights)
+
+
+def _replaced(params: Params, given: Params) -> dict[str, Any]:
+    """Return given parameters in place of fresh ones; names and shapes must be theirs."""
+    for name, x in params.items():
+        if name not in given:
+            raise ArgumentError(
+                f"initial lacks the parameter {name!r}; it has {', '.join(given) or 'nothing'}"
+            )
+        if tuple(given[name].shape) != tuple(x.shape):
+            raise ArgumentError(
+                f"initial[{name!r}] must have shape {tuple(x.shape)}, "
+                f"got {tuple(given[name].shape)}"
+            )
+    if unknown := [name for name in given if name not in params]:
+        raise ArgumentError(
+            f"initial has {unknown[0]!r}, which is no parameter here."
+            + nearest(unknown[0], list(params))
+        )
+    return {name: to_numpy(x) for name, x in given.items()}
+
+
+def _choose(ok: Array, new: Mapping[str, Any], old: Mapping[str, Any], xp: Any) -> dict[str, Any]:
+    """Return new where the step was sound, else old, without looking at the flag on the host."""
+    return {
+        name: xp.where(ok, x, old[name]) if hasattr(x, "dtype") else x for name, x in new.items()
+    }
+
+
+def _add(total: dict[str, Array], more: Params) -> None:
+    for name, g in more.items():
+        total[name] = total[name] + g if name in total else g
+
+
+def _named(prefix: str, params: Params) -> dict[str, Any]:
+    return {f"{prefix}.{name}": x for name, x in params.items()}

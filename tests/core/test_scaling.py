@@ -1,0 +1,64 @@
+"""Any width works, and time grows with the products and no faster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from coreframe import Batch, Listed
+from coreframe_losses.contrastive import Contrastive
+from coreframe_losses.info_nce import InfoNCE
+from coreframe_losses.local_contrastive import LocalContrastive
+from coreframe_losses.triplet import Triplet
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [InfoNCE(temperature=0.5), Triplet(), LocalContrastive(), Contrastive()],
+    ids=lambda loss: type(loss).__name__,
+)
+@pytest.mark.parametrize("d", [1, 2, 3, 31, 384, 2048])
+def test_any_width(loss, d, on_numpy, rng):
+    a, p = rng.standard_normal((2, 5, d))
+    result = loss(a, p)
+    for x, name in ((a, "anchors"), (p, "references")):
+        assert result.grads[name].shape == (5, d)
+        along, h = rng.standard_normal((5, d)), 1e-6
+        along /= np.linalg.norm(along)
+        ends = [
+            loss(*((x + s * along, p) if x is a else (a, x + s * along))).value for s in (h, -h)
+        ]
+        want = float(np.sum(result.grads[name] * along))
+        assert float(ends[0] - ends[1]) / (2 * h) == pytest.approx(want, rel=1e-5, abs=1e-7)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Return the least processor time of one call in a few."""
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def test_time_grows_with_the_products(monkeypatch, rng):
+    """In n for listed negatives, in n n for the batch; bounds lie halfway to the next power."""
+    monkeypatch.setenv("COREFRAME_THREADS", "1")
+    loss = InfoNCE()
+    taken = {}
+    for n in (1024, 4096):
+        a, p = rng.standard_normal((2, n, 64)).astype(np.float32)
+        rows = np.arange(n)[:, None]
+        relation = Listed(positives=rows, negatives=(rows + np.arange(1, 5)) % n, columns=n)
+        listed = Batch(anchors=a, references=p, relation=relation)
+        taken[n] = (
+            seconds(lambda batch=listed: loss.value_and_grad(batch)),
+            seconds(lambda a=a, p=p: loss(a, p)),
+        )
+    linear, square = (taken[4096][i] / taken[1024][i] for i in range(2))
+    assert linear < 8  # 4 if linear, 16 if quadratic
+    assert square < 32  # 16 if quadratic, 64 if cubic
