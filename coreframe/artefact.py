@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from coreframe import checks
-from coreframe.backend import Array, device_of, namespace, to_numpy
+from coreframe.adapter import Adapter
+from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError, ArtefactError, OutputError
 from coreframe.similarity import Similarity
 
@@ -39,6 +40,19 @@ class Side:
     form: str = "identity"
     arrays: Mapping[str, Any] = field(default_factory=dict)
     scaling: float = 1.0
+
+    @classmethod
+    def of(cls, adapter: Adapter, params: Params) -> Side:
+        """Return the map of an adapter: low-rank where it has such a form, else one matrix."""
+        import numpy as np
+
+        own = {name: to_numpy(x) for name, x in params.items()}
+        if (thin := adapter.thin(own)) is not None:
+            a, b, scaling = thin
+            return cls("low_rank", {"A": a.astype(np.float32), "B": b.astype(np.float32)}, scaling)
+        w, b = adapter.matrix(own)
+        arrays = {"W": w.astype(np.float32)}
+        return cls("linear", arrays if b is None else {**arrays, "b": b.astype(np.float32)})
 
     @property
     def is_identity(self) -> bool:

@@ -20,7 +20,10 @@ class Status:
 
 
 class Callback:
-    """Follows a run. Override what is of interest; return True from on_step to stop the run."""
+    """Follows a run. Override what is of interest.
+
+    True from ``on_step`` or ``on_evaluate`` stops the run; the best epoch so far is kept.
+    """
 
     def on_start(self, run: Any) -> None:
         """Called once, with the settings of the run."""
@@ -29,8 +32,9 @@ class Callback:
         """Called at every logging interval with the loss and scheduled values."""
         return None
 
-    def on_evaluate(self, status: Status) -> None:
-        """Called after each evaluation on the dev part, with its metrics."""
+    def on_evaluate(self, status: Status) -> bool | None:
+        """Called after each evaluation on the dev part, with its metrics; first before a step."""
+        return None
 
     def on_end(self, run: Any) -> None:
         """Called once, also when the run was stopped."""

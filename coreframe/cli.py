@@ -231,7 +231,8 @@ def show(kind: str, name: str) -> None:
             if f.init:
                 default = registry.parameters(component)[f.name].default
                 text = "required" if default is inspect.Parameter.empty else repr(default)
-                click.echo(f"  {f.name}: {f.type} = {text}")
+                type_ = f.type if isinstance(f.type, str) else inspect.formatannotation(f.type)
+                click.echo(f"  {f.name}: {type_} = {text}")
 
 
 @main.command()

@@ -67,9 +67,11 @@ class Symmetric(Loss):
             raise ArgumentError("a symmetric loss needs references: two sides of pairs")
         xp = namespace(anchors=batch.anchors)
         n, m = batch.relation.rows, batch.relation.columns
-        weights = batch.weights
+        weights, aligned = batch.weights, isinstance(batch.relation, Aligned)
+        if weights is None and aligned and m > n:
+            weights = xp.ones_like(batch.anchors[:, 0])  # some losses count rows of negatives alone
         if weights is not None:
-            if not isinstance(batch.relation, Aligned):
+            if not aligned:
                 raise ArgumentError(
                     "weights in a symmetric loss need an aligned relation, where reference i "
                     "takes the weight of anchor i"

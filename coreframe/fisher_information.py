@@ -83,12 +83,14 @@ def fisher(
     same.
 
     Args:
-        adapter, params: the adapter and its own parameters, named as its ``init`` names them;
-            they are brought to the library and dtype of each batch.
+        adapter, params: the adapter and its own parameters, named as its ``init`` names them
+            (those of a run of ``fit``: ``coreframe.compose.under("adapter", run.params)``); they
+            are brought to the library and dtype of each batch.
         loss: a loss with the reduction "none", which is set here, inside of a weighted sum too.
         batches: a ``Batch`` of vectors before the adapter, or an iterable of them. Without
             references, the anchors are each other's.
-        loss_params: the parameters of the loss itself, which get no Fisher. Default: none.
+        loss_params: the parameters of the loss itself, brought likewise; they get no Fisher.
+            Default: none.
         side: "query": anchors pass the adapter; references and own negatives are data, and a
             labelled batch's references are its adapted anchors, held. "both": references and own
             negatives pass the adapter too, and example i's gradient goes through all of them.
@@ -108,11 +110,13 @@ def fisher(
     Edges: an example's weight multiplies its loss, so its square counts by the weight squared;
     n counts all examples drawn, those of weight 0 or without a positive with gradient 0. No
     examples, NaN, a loss without a value for each example: ArgumentError. A fresh low-rank
-    adapter has B = 0, and so the Fisher 0 for A: take it after training.
+    adapter has B = 0, and so the Fisher 0 for A: take it after training. With side="query" the
+    loss of a row must not depend on the other anchors, as no loss of rows does.
 
     Cost: with side="query" one call of the loss and about two products (n, d) x (d, d) a batch.
     With side="both", exact, each example has a call of its own, O(m d) for a ``PairwiseLoss``
-    and O(n m d) else, and a pullback of n + m rows.
+    and O(n m d) else, and a pullback of all vectors of the batch. The batches are all held until
+    the end, since a draw has to know how many examples there are.
 
     References: Kirkpatrick et al. 2017, arXiv 1612.00796; van de Ven 2025, arXiv 2502.11756,
     on what else is called so.
@@ -143,6 +147,7 @@ def fisher(
             )
     if not given_batches:
         raise ArgumentError("batches holds no examples, so there is no Fisher information")
+    namespace(**{f"batches_{i}": batch.anchors for i, batch in enumerate(given_batches)})
     needs: set[str] = set()
     each = each_row(loss, needs)
     chosen = _drawn([batch.anchors.shape[0] for batch in given_batches], samples, seed)
@@ -158,7 +163,8 @@ def fisher(
         batch = _widened(batch)
         own = _brought(params, batch.anchors)
         _check_width(adapter, own, batch)
-        call = Examples(adapter, own, each, loss_params, batch, rows)
+        theirs = None if loss_params is None else _brought(loss_params, batch.anchors)
+        call = Examples(adapter, own, each, theirs, batch, rows)
         if side == "query":
             squares = call.query()
         else:

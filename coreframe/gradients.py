@@ -154,7 +154,7 @@ class Accumulation:
     gradient of the whole batch, for losses that are a mean over examples. The mean of the means,
     which weighs a short micro-batch as much as a full one, is not.
 
-    **For in-batch contrastive losses accumulation is not a larger batch:** each anchor still
+    For in-batch contrastive losses accumulation is not a larger batch: each anchor still
     meets the candidates of its own micro-batch only. There a larger batch is what it takes; the
     row engine keeps its memory linear.
 

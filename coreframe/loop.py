@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from coreframe.adapter import Adapter, ClosedForm
+from coreframe.adapter import Adapter, ClosedForm, Pullback
 from coreframe.artefact import Side, TrainedAdapter
-from coreframe.backend import Array, Backend, Params, device_of, namespace, to_numpy
+from coreframe.backend import Array, Backend, Params, device_of, is_array, namespace, to_numpy
 from coreframe.batch import Batch
 from coreframe.callbacks import Callback, Status
 from coreframe.compose import under
 from coreframe.data.batches import Batches, Order
 from coreframe.data.pairs import Pairs
-from coreframe.errors import ArgumentError, nearest
+from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.evaluation.retrieval import evaluate
 from coreframe.gradients import (
     Accumulation,
@@ -87,21 +87,8 @@ class Setup:
 def solve(kind: ClosedForm, train: Pairs) -> dict[str, Side]:
     """Solve a closed-form adapter on pairs and return its map for each side it moves."""
     params = kind.solve(*train.aligned())
-    side = _stored(kind, {name: to_numpy(x) for name, x in params.items()})
+    side = Side.of(kind, params)
     return {"query": side, "document": side} if kind.rebuilds_index else {"query": side}
-
-
-def _stored(adapter: Adapter, params: Mapping[str, Any]) -> Side:
-    """Return an adapter's parameters in the form of the artefact."""
-    if (thin := adapter.thin(params)) is not None:
-        a, b, scaling = thin
-        thin_arrays = {"A": to_numpy(a), "B": to_numpy(b)}
-        return Side("low_rank", {k: x.astype(np.float32) for k, x in thin_arrays.items()}, scaling)
-    w, b = adapter.matrix(params)
-    arrays = {"W": to_numpy(w).astype(np.float32)}
-    if b is not None:
-        arrays["b"] = to_numpy(b).astype(np.float32)
-    return Side("linear", arrays)
 
 
 class Trainer:
@@ -121,6 +108,7 @@ class Trainer:
         self.dimensions = int(train.queries.shape[1])
         self.history: list[dict[str, float]] = []
         self.scores: list[float] = []  # of the metric that decides, one an evaluation
+        self.stopped = False  # by a callback
         train = train.to(backend)
         self.start: dict[str, Side] = solve(setup.start, train) if setup.start else {}
         self.train = self._started(train)
@@ -195,7 +183,9 @@ class Trainer:
         best = (self._evaluate(params, 0, 0, 0), 0, params)
         step = samples = turn = 0
         for epoch in range(1, setup.epochs + 1):
-            stopped, held = False, None
+            if self.stopped:
+                break
+            held = None
             batches = self.batches.epoch(epoch)
             for batch in batches:
                 progress = Progress(
@@ -220,22 +210,21 @@ class Trainer:
                 params = _choose(sound, new_params, params, xp)
                 state = _choose(sound, new_state, state, xp)
                 if average is not None and smooth is not None:
-                    smooth = resolve(average, progress).update(smooth, params)
+                    new_smooth = resolve(average, progress).update(smooth, params)
+                    smooth = _choose(sound, new_smooth, smooth, xp)
                 skipped = skipped + xp.astype(~sound, data.dtype)
                 step += 1
                 if step % self.log_every == 0 or step == self.steps:
                     values = {"loss": float(value), "grad_norm": float(norm)}
                     if isinstance(now.learning_rate, int | float):
                         values["learning_rate"] = float(now.learning_rate)
-                    stopped = self._tell("on_step", step, epoch, samples, values)
-                if stopped:
+                    self._tell("on_step", step, epoch, samples, values)
+                if self.stopped:
                     break
             kept = params if average is None or smooth is None else average.params(smooth)
             metrics = self._evaluate(kept, step, epoch, samples)
             if not metrics or metrics[setup.metric] > best[0].get(setup.metric, -1.0):
                 best = (metrics, epoch, kept)
-            if stopped:
-                break
         return *best, skipped
 
     def _initial(self) -> dict[str, Array]:
@@ -271,10 +260,14 @@ class Trainer:
         """
         # NumPy's arithmetic turns arrays without dimensions into its scalars.
         own = {name: self.xp.asarray(x) for name, x in under("adapter", params).items()}
-        for regularizer in regularizers:
-            if regularizer.of == "parameters":
-                rate = plain(optimizer.learning_rate)
-                own = dict(resolve(regularizer, progress).after_step(own, rate))
+        terms = [r for r in regularizers if r.of == "parameters"]
+        if terms:
+            rates = {
+                name: plain(optimizer.for_parameter(f"adapter.{name}", x).learning_rate)
+                for name, x in own.items()
+            }
+            for term in terms:
+                own = dict(resolve(term, progress).after_step(own, rates))
         loss = {name: self.xp.asarray(x) for name, x in under("loss", params).items()}
         return {**_named("adapter", own), **_named("loss", self.setup.loss.project(loss))}
 
@@ -290,15 +283,20 @@ class Trainer:
         setup = self.setup
         own = under("adapter", params)
         rng = stream(setup.seed, "adapter noise", turn)
-        anchors, pull_anchors = setup.adapter.forward(own, inputs.anchors, rng=rng)
-        references, pull_references = inputs.references, None
-        if references is not None and setup.side == "both":
-            references, pull_references = setup.adapter.forward(own, references, rng=rng)
-        batch = replace(inputs, anchors=anchors, references=references)
+        # Own negatives are documents, so they move where the documents do.
+        sides = {"query": ("anchors",), "both": ("anchors", "references", "negatives")}
+        adapted: dict[str, Array] = {}
+        pullbacks: dict[str, Pullback] = {}
+        for name in sides[setup.side]:
+            if (x := getattr(inputs, name)) is not None:
+                flat = self.xp.reshape(x, (-1, x.shape[-1]))
+                y, pullbacks[name] = setup.adapter.forward(own, flat, rng=rng)
+                adapted[name] = self.xp.reshape(y, (*x.shape[:-1], y.shape[-1]))
+        wrt = tuple(adapted)
+        batch = replace(inputs, **adapted)
         if setup.miner is not None:
             rng = stream(setup.seed, "miner", turn)
             batch = replace(batch, relation=resolve(setup.miner, progress).mine(batch, rng=rng))
-        wrt = ("anchors",) if pull_references is None else ("anchors", "references")
         result = resolve(setup.loss, progress).value_and_grad(batch, under("loss", params), wrt=wrt)
         if result.value.ndim:
             raise ArgumentError("training needs a loss with one value: a reduction but 'none'")
@@ -307,9 +305,9 @@ class Trainer:
         for regularizer in regularizers:
             term = resolve(regularizer, progress)
             if term.of == "embeddings":
-                fields = {"anchors": anchors}
-                if references is not None:
-                    fields["references"] = references
+                fields = {"anchors": batch.anchors}
+                if batch.references is not None:
+                    fields["references"] = batch.references
                 ids = {"anchors": inputs.ids, "references": inputs.reference_ids}
                 found = term.value_and_grad(fields, ids=ids)
                 for name in wrt:
@@ -319,9 +317,9 @@ class Trainer:
                 found = term.value_and_grad(own)
                 _add(total, found.grads)
             value = value + found.value
-        _add(total, pull_anchors(slopes["anchors"], need_dx=False)[0])
-        if pull_references is not None:
-            _add(total, pull_references(slopes["references"], need_dx=False)[0])
+        for name, pullback in pullbacks.items():
+            slope = self.xp.reshape(slopes[name], (-1, slopes[name].shape[-1]))
+            _add(total, pullback(slope, need_dx=False)[0])
         grads = {**_named("adapter", total), **_named("loss", result.param_grads)}
         return {"value": self.xp.asarray(value), **grads}
 
@@ -335,17 +333,16 @@ class Trainer:
 
     def _tell(
         self, event: str, step: int, epoch: int, samples: int, values: Mapping[str, float]
-    ) -> bool:
+    ) -> None:
         self.history.append({"step": step, "epoch": epoch, **values})
         status = Status(step, self.steps, epoch, self.setup.epochs, samples, values)
         asked = [getattr(callback, event)(status) for callback in self.callbacks]
-        return any(asked)
+        self.stopped = self.stopped or any(asked)
 
     def stored(self, params: Params) -> TrainedAdapter:
         """Return the start followed by the trained map, as an adapter that can be saved."""
         setup = self.setup
-        own = {name: to_numpy(x) for name, x in under("adapter", params).items()}
-        trained = _stored(setup.adapter, own)
+        trained = Side.of(setup.adapter, under("adapter", params))
         sides = {}
         for name in ("query", "document"):
             before = self.start.get(name, Side())
@@ -382,6 +379,10 @@ def _replaced(params: Params, given: Params) -> dict[str, Any]:
         if name not in given:
             raise ArgumentError(
                 f"initial lacks the parameter {name!r}; it has {', '.join(given) or 'nothing'}"
+            )
+        if not is_array(given[name]):
+            raise ArgumentTypeError(
+                f"initial[{name!r}] must be an array, got {type(given[name]).__name__}"
             )
         if tuple(given[name].shape) != tuple(x.shape):
             raise ArgumentError(

@@ -7,6 +7,7 @@ score the columns of a block of rows, and keep the best k of each row.
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.ops import top_k
 from coreframe.random import fresh_seeds, hash_keys
 from coreframe.relation import Aligned, Listed, Masked, Relation
-from coreframe.scheduler import Scheduler, require_resolved
+from coreframe.scheduler import Scheduler, plain, require_resolved
 from coreframe.similarity import Similarity
 from coreframe.tiles import Plan, similarity_rows
 
@@ -61,10 +62,11 @@ class Miner(ABC):
                 f"anchors and positives must have one shape, "
                 f"got {tuple(anchors.shape)} and {tuple(positives.shape)}"
             )
-        if isinstance(k, bool) or not isinstance(k, int):
+        if isinstance(k, bool) or not isinstance(k, numbers.Integral):
             raise ArgumentTypeError(f"k must be an integer, got {k!r}")
         if k < 0:
             raise ArgumentError(f"k must be at least 0, got {k}")
+        k = int(k)
         anchors, positives, candidates = (
             checks.embeddings(name, x, width=None if x is anchors else anchors.shape[1])
             for name, x in (
@@ -175,8 +177,7 @@ class RankingMiner(Miner):
 
     def mine(self, batch: Batch, *, rng: Any) -> Relation:
         require_resolved(self)
-        assert isinstance(self.k, int)
-        return with_negatives(batch, self.choose(batch, self.k, rng=rng))
+        return with_negatives(batch, self.choose(batch, int(plain(self.k)), rng=rng))
 
     def choose(self, batch: Batch, k: int, *, rng: Any) -> Array:
         return self._choose_beside(batch, None, k, rng)

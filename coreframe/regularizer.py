@@ -46,8 +46,9 @@ class Regularizer(ABC):
         """Return this regularizer for a run that starts at these parameters."""
         return self
 
-    def after_step(self, params: Params, learning_rate: float) -> Params:
+    def after_step(self, params: Params, learning_rates: Mapping[str, float]) -> Params:
         """Return the parameters after an update: where a proximal step is taken instead of adding
-        a gradient. ``params`` has the names that ``value_and_grad`` gets.
+        a gradient. ``params`` has the names that ``value_and_grad`` gets, and so have the learning
+        rates of this update, which an optimizer's rules may make differ.
         """
         return params

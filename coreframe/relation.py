@@ -95,6 +95,14 @@ def _here(values: Any, part: slice, xp: Any, device: Any) -> Array:
     return xp.asarray(values[part, ...], device=device)
 
 
+def _indices(values: Any, part: slice, xp: Any, device: Any) -> Array:
+    """Return rows of indices, signed and wide: a cell's number and -1 must fit."""
+    x = _here(values, part, xp, device)
+    if xp.isdtype(x.dtype, "signed integer") and xp.iinfo(x.dtype).bits >= 32:
+        return x
+    return xp.astype(x, xp.int32)
+
+
 @dataclass(frozen=True, eq=False)
 class Aligned(Relation):
     """Anchor i goes with reference i; all other references are its negatives.
@@ -226,7 +234,7 @@ class Listed(Relation):
         span = _span(cols, xp, device)[None, :]
 
         def mask(indices: Any) -> Array:
-            here = _here(indices, rows, xp, device)
+            here = _indices(indices, rows, xp, device)
             r, c = here.shape[0], span.shape[1]
             if here.shape[1] <= _FEW:
                 found = xp.zeros((r, c), dtype=xp.bool, device=device)
@@ -247,8 +255,8 @@ class Listed(Relation):
     def listed(self, rows: slice, xp: Any, device: Any) -> tuple[Array, Array, Array] | None:
         if self.negatives is None:
             return None
-        first = _here(self.positives, rows, xp, device)
-        second = _here(self.negatives, rows, xp, device)
+        first = _indices(self.positives, rows, xp, device)
+        second = _indices(self.negatives, rows, xp, device)
         columns = xp.concat([first, second], axis=1)
         real = columns >= 0
         repeated = [xp.zeros_like(real[:, :1])]
@@ -301,6 +309,8 @@ def masked(positive: Array, negative: Array) -> Masked:
                 f"{name} must be a bool array (n, m) like positive {tuple(positive.shape)}, "
                 f"got {tuple(mask.shape)}"
             )
+        if not namespace(**{name: mask}).isdtype(mask.dtype, "bool"):
+            raise ArgumentTypeError(f"{name} must be a bool array, got {mask.dtype}")
 
     def function(rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
         return (

@@ -141,7 +141,9 @@ def share(value: float, steps: int) -> int:
 
     A share rounds half up: 0.1 of 25 steps is 3.
     """
-    return math.floor(value * steps + 0.5) if value < 1 else int(value)
+    if value >= 1:
+        return int(value)
+    return math.floor(round(value * steps, 6) + 0.5)  # 0.29 of 50 is 14.499999999999998
 
 
 def steps_of(owner: Scheduler, name: str, progress: Progress) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -121,7 +122,11 @@ def fit(
     if metric not in METRICS:
         raise ArgumentError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     for name, limit in (("max_grad_norm", max_grad_norm), ("max_grad_value", max_grad_value)):
-        if limit is not None and not limit > 0:
+        if limit is None:
+            continue
+        if isinstance(limit, bool) or not isinstance(limit, int | float):
+            raise ArgumentTypeError(f"{name} must be a number or None, got {limit!r}")
+        if not 0 < limit < math.inf:
             raise ArgumentError(f"{name} must be above 0 or None, got {limit!r}")
     if isinstance(ema_decay, int | float) and not 0 <= ema_decay < 1:
         raise ArgumentError(f"ema_decay must be in [0, 1) or None, got {ema_decay!r}")

@@ -306,7 +306,7 @@ def page(component: Component) -> str:
             text = blocks(doc.sections[name])
             # In the docstring the words follow "Shapes:"; here they begin a paragraph.
             text = re.sub(
-                r"^([a-z]{2,}(?=[ ,:;.])|a(?= [A-Za-z]{2}))",
+                r"^([a-z]{2,}(?=[ ,;]|[:.](?![\w/]))|a(?= [A-Za-z]{2}))",
                 lambda found: found[0].capitalize(),
                 text,
             )
@@ -336,9 +336,9 @@ def index(found: list[Component]) -> str:
 
 INTRODUCTION = """\
 Everything coreframe comes with, a page each. All of it works in three ways: as a class on plain
-arrays, by its name in a configuration (`[[losses]] name = "info_nce"`), and by its name in Python,
-`coreframe.build("losses", "info_nce", temperature=0.05)`. `coreframe list` shows the same names
-with those of the plugins that you have installed.
+arrays, by its name in [the file of a run](../configuration.md) (`[[losses]] name = "info_nce"`),
+and by its name in Python, `coreframe.build("losses", "info_nce", temperature=0.05)`.
+`coreframe list` shows the same names with those of the plugins that you have installed.
 
 On every page n is the number of anchors (or rows), m of references, k of negatives an anchor, and
 d the width of a vector. A type with `Scheduler` in it takes a number or a [schedule](#schedulers).

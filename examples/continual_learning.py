@@ -34,7 +34,10 @@ METRIC = "ndcg@10"
 
 
 def functions(module: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield (first paragraph of the docstring, source without it) of each function of a module."""
+    """Yield (first paragraph of the docstring, source without it) of each function of a module.
+
+    Of a module that is not installed, as tkinter may not be, there are none.
+    """
     for path in sorted([*folder.glob(f"{module}.py"), *folder.glob(f"{module}/**/*.py")]):
         if {"test", "tests"} & set(path.relative_to(folder).parts):
             continue

@@ -3,7 +3,7 @@
 The JavaScript module trained small low-rank adapters on pairs of texts: preprocess, go over
 batches, compute a contrastive loss, and protect what was learned by elastic weight consolidation.
 Its own example had two rows, ten epochs and as many warm-up steps as steps in all, and every
-weight became NaN; the same call is made here.
+weight became NaN; rows, epochs and warm-up are the same here.
 
     python examples/seed_javascript.py
 """
@@ -38,7 +38,8 @@ def main() -> dict[str, Any]:
     # const batches = new BatchGenerator(processed, { batchSize: 4, shuffle: true });
     batches = Batches(pairs=processed.pairs(), batch_size=BATCH_SIZE, seed=SEED)
 
-    # const adapter = new MicroLoRA({ rank: 4, alpha: 8 });  lr 1e-4, cosine, warmup 10
+    # const adapter = new MicroLoRA({ rank: 4, alpha: 8 });  cosine, warmup 10, and lr 1e-4, which
+    # in ten steps moves next to nothing: here it is 1e-2, so that the loss is seen to fall.
     adapter = build("adapters", "micro_lora", rank=4, alpha=8)
     loss = build("losses", "info_nce", temperature=0.07)
     rate = build("schedulers", "warmup_cosine", peak=1e-2, warmup_steps=WARMUP)

@@ -158,6 +158,8 @@ def _toml_value(text: str) -> Any:
 def _assign(place: Any, keys: Sequence[str], value: Any) -> None:
     """Set one value, deep inside tables and lists; a new list item goes right behind the last."""
     *path, last = keys
+    # Inside a scheduler's table all is named by "scheduler"; a field "name" is one like the others.
+    named_by = "name"
     for key in path:
         index = _index(place, key)
         if isinstance(place, list) and index == len(place):
@@ -165,12 +167,12 @@ def _assign(place: Any, keys: Sequence[str], value: Any) -> None:
         elif isinstance(place, dict):
             place.setdefault(key, [] if key in LISTS else {})
         place = place[index]
+        if isinstance(place, dict) and "scheduler" in place:
+            named_by = "scheduler"
     index = _index(place, last)
     if isinstance(place, list):
         place[index : index + 1] = [value]
         return
-    # A scheduler's table is named by "scheduler"; its field "name" is one like the others.
-    named_by = "scheduler" if "scheduler" in place else "name"
     if last == named_by and place.get(last, value) != value:
         for other in set(place) - {"weight"}:
             del place[other]

@@ -110,7 +110,7 @@ class TrainSettings:
         drop_last: whether a last, short batch is left out.
         curriculum: quality or difficulty (a column of that name) sorts the first epochs; None not.
         curriculum_epochs: >= 1, the epochs that are sorted.
-        pool: in (0, 1], or a scheduler over epochs: the share of the sorted rows that is used.
+        pool: in (0, 1], or a scheduler over the sorted epochs: the share of the rows that is used.
         own_negatives: known wrong documents that are each anchor's own; 0 gives all to everyone.
         gradient_accumulation_steps: batches an update, >= 1.
         max_grad_norm: > 0, the norm that gradients are clipped to; None leaves them.
@@ -145,6 +145,8 @@ class TrainSettings:
             checks.choice(self, "curriculum", CURRICULA)
         checks.number(self, "curriculum_epochs", minimum=1, integer=True)
         checks.number(self, "pool", above=0, maximum=1)
+        if self.curriculum is None and self.pool != 1.0:
+            raise ArgumentError("TrainSettings.pool needs a curriculum: which rows come first")
         checks.number(self, "own_negatives", minimum=0, integer=True)
         checks.number(self, "gradient_accumulation_steps", minimum=1, integer=True)
         for name in ("max_grad_norm", "max_grad_value"):

@@ -13,12 +13,13 @@ from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance
-from coreframe.errors import ArgumentError, DataError
+from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 from coreframe.random import stream
 from coreframe.relation import Aligned, Relation, SameLabel, masked
 from coreframe.scheduler import Progress, Scheduler
 
 ORDERS = ("quality", "difficulty")
+_DRAWS = 100  # rounds of drawing for each place that own negatives leave free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class Order:
         curriculum_epochs: >= 1, epochs that are sorted; later ones are shuffled. Default: 5, as in
             the JavaScript seed.
         pool: in (0, 1], the share of the sorted examples that an epoch uses, or a scheduler over
-            epochs (its step is the number of epochs done). Default: 1, all of them.
+            epochs, such as ``competence``: its step is the number of epochs done, its run
+            ``curriculum_epochs`` long. Default: 1, all of them.
 
     Shapes: p examples in, the numbers of those of an epoch out.
 
@@ -79,7 +81,8 @@ class Order:
         if keys is None:
             given = "weights" if by_quality else "difficulty"
             raise ArgumentError(
-                f"a curriculum by {self.curriculum} needs Pairs(..., {given}=...), one a pair"
+                f"a curriculum by {self.curriculum} needs Pairs(..., {given}=...), one a pair, "
+                f"or a column {self.curriculum!r} in the file"
             )
         keys = keys[order]
         order = order[np.argsort(-keys if by_quality else keys, kind="stable")]
@@ -91,7 +94,8 @@ class Order:
             return examples
         share = self.pool
         if isinstance(share, Scheduler):
-            share = float(share(Progress(step=epoch - 1, epoch=epoch - 1)))
+            steps = self.curriculum_epochs
+            share = float(share(Progress(step=epoch - 1, steps=steps, epoch=epoch - 1)))
             if not 0 < share <= 1:
                 raise ArgumentError(f"Order.pool must be in (0, 1], got {share:g} in epoch {epoch}")
         return int(np.ceil(share * examples - 1e-9))
@@ -112,8 +116,9 @@ class Batches:
             every example counts.
         order: shuffling and curriculum. Default: shuffled.
         own_negatives: how many of the documents known to be wrong (``Pairs.irrelevant``) each
-            anchor gets as its own (``Batch.negatives``); 0 gives those of the whole batch to
-            everyone. Default: 0.
+            anchor gets as its own (``Batch.negatives``); where fewer are known, documents drawn
+            at random among those that are not right fill up. 0 gives the known ones of the whole
+            batch to everyone. Default: 0.
         seed: the order follows from it. Default: 42, as ``fit``.
 
     Shapes: a batch has anchors (n, d) and references (m, d), or anchors alone for labelled
@@ -143,16 +148,14 @@ class Batches:
         checks.number(self, "batch_size", minimum=1, integer=True)
         checks.number(self, "own_negatives", minimum=0, integer=True)
         checks.number(self, "seed", minimum=0, integer=True)
+        if not isinstance(self.order, Order):
+            raise ArgumentTypeError(f"Batches.order must be an Order, got {self.order!r}")
         self._next = 1
-        if self.own_negatives:
-            counts = self.pairs.known_wrong.counts()[self.pairs.examples[:, 0]]
-            if self.pairs.has_labels or counts.min() < self.own_negatives:
-                query = int(self.pairs.examples[np.argmin(counts), 0])
-                raise DataError(
-                    f"own_negatives is {self.own_negatives}, but query {query} has "
-                    f"{int(counts.min())} known wrong documents; own_negatives=0 gives those "
-                    "there are to the whole batch"
-                )
+        if self.own_negatives and (self.pairs.has_labels or not len(self.pairs.irrelevant)):
+            raise DataError(
+                f"own_negatives is {self.own_negatives}, but no document is known to be wrong: "
+                "Pairs(..., irrelevant=...), or a column 'negative'"
+            )
 
     def __len__(self) -> int:
         """The batches of the next epoch."""
@@ -202,12 +205,13 @@ class Epoch(Iterator[Batch]):
             raise StopIteration
         size, source = self._source.batch_size, self._source
         chosen = self._order[self.done * size : (self.done + 1) * size]
+        rng = stream(source.seed, f"own negatives {self.number}", self.done)
         self.done += 1
-        return gather(source.pairs, chosen, source.own_negatives)
+        return gather(source.pairs, chosen, source.own_negatives, rng)
 
 
-def gather(pairs: Pairs, chosen: Ints, own_negatives: int = 0) -> Batch:
-    """Return the batch of some examples, given by their numbers.
+def gather(pairs: Pairs, chosen: Ints, own_negatives: int = 0, rng: Any = None) -> Batch:
+    """Return the batch of some examples, given by their numbers; rng fills up own negatives.
 
     ids and reference_ids are the rows of queries and documents in the data. Documents known to be
     wrong for a query of the batch stand behind the right ones, as negatives of everyone, or are
@@ -235,10 +239,7 @@ def gather(pairs: Pairs, chosen: Ints, own_negatives: int = 0) -> Batch:
     assert isinstance(pairs.relevance, ListedRelevance)
     documents, negatives = examples[:, 1], None
     if own_negatives:
-        found, place = pairs.known_wrong.of_queries(rows)
-        first = np.searchsorted(place, np.arange(len(rows)))
-        own = found[first[:, None] + np.arange(own_negatives)[None, :]]
-        negatives = _take(pairs.documents, own)
+        negatives = _take(pairs.documents, _own_negatives(pairs, rows, own_negatives, rng))
     elif len(pairs.irrelevant):
         wrong, _ = pairs.known_wrong.of_queries(np.unique(rows))
         documents = np.concatenate([documents, wrong])
@@ -250,6 +251,30 @@ def gather(pairs: Pairs, chosen: Ints, own_negatives: int = 0) -> Batch:
         ids=pairs.query_rows[rows],
         reference_ids=documents,
         weights=weights,
+    )
+
+
+def _own_negatives(pairs: Pairs, rows: Ints, count: int, rng: Any) -> Ints:
+    """Return documents (n, count) that are wrong for each query: those known, then any others."""
+    known, relevance = pairs.known_wrong, pairs.relevance
+    found, place = known.of_queries(rows)
+    within = np.arange(len(place)) - np.searchsorted(place, place)
+    kept = within < count
+    own = np.full((len(rows), count), -1)
+    own[place[kept], within[kept]] = found[kept]
+    for _ in range(_DRAWS * count):
+        row = np.nonzero(own[:, -1] < 0)[0]
+        if not len(row):
+            return own
+        column = np.argmax(own[row] < 0, axis=1)  # one place a row and round
+        drawn = rng.integers(relevance.documents, size=len(row))
+        again = (own[row] == drawn[:, None]).any(axis=1)
+        good = ~relevance.contains(rows[row], drawn) & ~again  # type: ignore[attr-defined]
+        own[row[good], column[good]] = drawn[good]
+    query = int(rows[row[0]])
+    raise DataError(
+        f"own_negatives is {count}, but query {query} has too few documents that are not right "
+        f"among {relevance.documents}"
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coreframe.embedder import Embedder
-from coreframe.errors import ArgumentError, ArgumentTypeError
+from coreframe.embedder import Embedder, check_texts
+from coreframe.errors import ArgumentError
 
 Key = tuple[int, bytes]
 Row = NDArray[Any]
@@ -39,8 +39,11 @@ class EmbeddingCache:
 
     References: RFC 7693 (BLAKE2).
 
-    >>> EmbeddingCache(capacity=2)
-    EmbeddingCache(0 of 2, 0 hits, 0 misses)
+    >>> from coreframe import build
+    >>> cached = Cached(embedder=build("embedders", "hashing"), cache=EmbeddingCache(capacity=2))
+    >>> rows = cached.embed(["red", "green", "blue"]), cached.embed(["blue"])
+    >>> cached.cache
+    EmbeddingCache(2 of 2, 1 hits, 3 misses)
     """
 
     def __init__(self, capacity: int = 65_536) -> None:
@@ -49,7 +52,8 @@ class EmbeddingCache:
         self.capacity = capacity
         self._lock = threading.Lock()
         self._rows: OrderedDict[Key, Row] = OrderedDict()
-        self._embedders: list[Embedder] = []
+        self._embedders: dict[int, Embedder] = {}  # by a number that is never given again
+        self._given = 0
         self._hits = self._misses = 0
 
     def __repr__(self) -> str:
@@ -84,10 +88,13 @@ class EmbeddingCache:
     def keys(self, embedder: Embedder, texts: Sequence[str]) -> list[Key]:
         """Return the keys of some texts under an embedder."""
         with self._lock:
-            known = (i for i, other in enumerate(self._embedders) if _same(other, embedder))
-            number = next(known, len(self._embedders))
-            if number == len(self._embedders):
-                self._embedders.append(embedder)  # held, so that no other takes its identity
+            known = (i for i, other in self._embedders.items() if _same(other, embedder))
+            number = next(known, self._given)
+            if number == self._given:  # held, so that no other takes its identity
+                used = {row[0] for row in self._rows}
+                self._embedders = {i: e for i, e in self._embedders.items() if i in used}
+                self._embedders[number] = embedder
+                self._given += 1
         return [
             (
                 number,
@@ -161,8 +168,7 @@ class Cached(Embedder):
 
     def embed_counted(self, texts: Sequence[str]) -> tuple[Any, int]:
         """Return the rows, and for how many of the texts the other embedder was asked."""
-        if isinstance(texts, str):
-            raise ArgumentTypeError("texts must be a sequence of strings, got one string")
+        check_texts(texts)
         if not len(texts):
             return self.embedder.embed([]), 0
         keys = self.cache.keys(self.embedder, texts)

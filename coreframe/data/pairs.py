@@ -37,7 +37,8 @@ class Pairs:
         query_texts, document_texts: for reports. Default: none.
         groups: (q,) anything; queries of one group never stand on two sides of a split. Default:
             every query is a group.
-        irrelevant: (p, 2) pairs of query row and document row known to be wrong. Default: none.
+        irrelevant: (p, 2) pairs of query row and document row known to be wrong; one that is
+            relevant too is no negative. Default: none.
         weights: how much each entry of ``relevant`` (with labels: each query) counts in the loss,
             >= 0, for example its quality. Default: all the same.
         difficulty: a number for each, low is easy, for a curriculum. Default: none.
@@ -281,8 +282,11 @@ class Pairs:
 
     @cached_property
     def known_wrong(self) -> ListedRelevance:
-        """The documents known to be wrong, by query."""
-        return ListedRelevance(self.irrelevant, len(self), int(self.documents.shape[0]))
+        """The documents known to be wrong, by query, without those that are right for it too."""
+        wrong = self.irrelevant
+        if isinstance(self.relevance, ListedRelevance):
+            wrong = wrong[~self.relevance.contains(wrong[:, 0], wrong[:, 1])]
+        return ListedRelevance(wrong, len(self), int(self.documents.shape[0]))
 
     def _connected(self) -> tuple[Ints, Ints]:
         """Return a number for each query, equal for those that must stay on one side: of one

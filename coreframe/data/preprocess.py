@@ -103,10 +103,9 @@ class Processed:
         metadata. A pair that is there twice has the larger weight.
         """
         if not self.examples:
-            raise DataError(
-                "there is no example: "
-                f"{self.statistics.filtered} of {self.statistics.filtered} are below the threshold"
-            )
+            filtered = self.statistics.filtered
+            why = f": {filtered} of {filtered} are below the threshold" if filtered else ""
+            raise DataError(f"there is no example{why}")
         queries = _positions(row[0] for row in self.rows)
         documents = _positions(text for row in self.rows for text in row[1:])
         asked = np.asarray([queries[row[0]] for row in self.rows])
@@ -324,6 +323,10 @@ class Preprocessor:
 
 
 def _examples(rows: Iterable[Example | Mapping[str, Any]]) -> Iterator[Example]:
+    if isinstance(rows, (Example, Mapping)):
+        raise ArgumentTypeError(
+            f"examples must be several rows, got one {type(rows).__name__}; put it in a list"
+        )
     for number, row in enumerate(rows):
         if isinstance(row, Example):
             yield row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import numbers
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -103,24 +104,23 @@ class WordTokenizer:
         if isinstance(texts, str):
             raise ArgumentTypeError("texts must be a sequence of strings, got one string")
         every = dict.fromkeys(
-            itertools.chain(self.words, (word for text in texts for word in text.split()))
+            itertools.chain(self.words, (word for text in texts for word in _split(text)))
         )
         words = tuple(itertools.islice(every, self.max_words))
         return WordTokenizer(words=words, max_words=self.max_words, unknown=self.unknown)
 
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
         """Return the ids of a text, the first ``max_length`` of them."""
-        if not isinstance(text, str):
-            raise ArgumentTypeError(f"text must be a text, got {text!r}")
+        words = _split(text)
         if max_length is not None and max_length < 0:
             raise ArgumentError(f"max_length must be at least 0, got {max_length}")
-        ids = list(itertools.islice(self._stream(text), max_length))
+        ids = list(itertools.islice(self._stream(words), max_length))
         if ids and ids[-1] == SEPARATOR:
             ids.pop()
         return ids
 
-    def _stream(self, text: str) -> Iterator[int]:
-        for place, word in enumerate(text.split()):
+    def _stream(self, words: Iterable[str]) -> Iterator[int]:
+        for place, word in enumerate(words):
             if place:
                 yield SEPARATOR
             if word in self._ids:
@@ -134,6 +134,8 @@ class WordTokenizer:
         """Return the text of some ids; padding is nothing, and an unknown word is U+FFFD."""
         parts: list[bytes] = []
         for i in ids:
+            if not isinstance(i, numbers.Integral):
+                raise ArgumentTypeError(f"ids must be integers, got {i!r}")
             if not PAD <= i < self.vocabulary_size:
                 raise ArgumentError(
                     f"ids must be from 0 to {self.vocabulary_size - 1}, got {i}; was the text "
@@ -173,6 +175,12 @@ class WordTokenizer:
             return cls(**stored)
         except (TypeError, ArgumentError) as error:
             raise DataError(f"{path}: {error}") from error
+
+
+def _split(text: str) -> list[str]:
+    if not isinstance(text, str):
+        raise ArgumentTypeError(f"text must be a text, got {text!r}")
+    return text.split()
 
 
 def check_tokenizer(name: str, tokenizer: object) -> None:

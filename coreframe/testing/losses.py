@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy as np
 from coreframe.backend import library_of, to_numpy
 from coreframe.errors import ArgumentError
 from coreframe.loss import Loss, PairwiseLoss
+from coreframe.relation import Aligned
+from coreframe.row_loss import RowLoss
 from coreframe.testing import arrays, checks
 from coreframe.testing.arrays import Case, Place, on_numpy
 from coreframe.testing.checks import Check, NotApplicable, Promise, difference, explain
@@ -296,6 +299,34 @@ def rows_are_independent(subject: Subject) -> Iterator[str]:
         for what, one, all_rows in (("loss", alone[0], losses), ("derivative", alone[1], grads)):
             if difference(one, all_rows[i : i + 1]) > 1e-9:
                 yield f"the {what} of row {i} changes when it is computed without the other rows"
+
+
+@checks.promise(
+    PROMISES,
+    "rows of a RowLoss gives row i from row i alone.",
+    fix="Reduce over axis=1 only, and divide by no number of rows: RowLoss applies the reduction.",
+)
+def single_rows(subject: Subject) -> Iterator[str]:
+    if not isinstance(subject.loss, RowLoss):
+        raise NotApplicable("it is no RowLoss")
+    loss = dataclasses.replace(subject.loss, reduction="none")
+    for case in subject.cases:
+        half = len(case.floats["anchors"]) // 2
+        shorter = dataclasses.replace(
+            case,
+            floats={name: x[:half] for name, x in case.floats.items()},
+            relation=functools.partial(_aligned, half),
+            labels=None if case.labels is None else case.labels[:half],
+        )
+        whole, alone = subject.run(case, loss=loss), subject.run(shorter, loss=loss)
+        expected = Outcome(
+            whole.raw, whole.value[:half], {name: g[:half] for name, g in whole.grads.items()}
+        )
+        yield from compare(f"{case.name}, half of the rows", alone, expected, 1e-9)
+
+
+def _aligned(n: int, place: Place) -> Aligned:
+    return Aligned(n, n)
 
 
 @checks.promise(

@@ -143,16 +143,16 @@ def merge(
         y = x + x (w_1 s_1 A_1 B_1 + w_2 s_2 A_2 B_2 + ...)
 
     Averaging the As and the Bs apart would give other products: (A + A')(B + B') has the cross
-    terms A B' and A' B. Without ``rank`` the merged rank is the sum of the ranks and the result
-    exact; with it, the sum is cut to its largest singular values, the best that rank can do
-    (Eckart & Young 1936), each factor taking the square root of them.
+    terms A B' and A' B. Without ``rank`` the merged rank is the sum of the ranks, or the width if
+    that is less, and the result exact; with a smaller one, the sum is cut to its largest singular
+    values, the best that rank can do (Eckart & Young 1936), each factor taking their square root.
 
     Args:
         parts: adapters with their parameters; any whose map is x + s (x A) B, so a chain of
             low-rank ones too.
         weights: one for each part, which need not sum to 1. Default: None, their mean.
-        rank: of the result, at most the sum of the ranks and the width. Default: None, the sum of
-            the ranks.
+        rank: of the result, at most the sum of the ranks and the width. Default: None, the lesser
+            of the two.
 
     Shapes: A (d, sum of ranks) and B (sum of ranks, d), or of ``rank``, in the library and dtype
     of the parts.
@@ -196,8 +196,10 @@ def merge(
     a = xp.concat([part[0] for part in thin], axis=1)
     b = xp.concat([w * s * part for w, (_, part, s) in zip(weights, thin, strict=True)], axis=0)
     error = 0.0
+    most = min(a.shape)
+    if rank is None and most < a.shape[1]:
+        rank = most
     if rank is not None:
-        most = min(a.shape)
         if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
             raise ArgumentError(f"rank must be a whole number from 1 to {most}, got {rank!r}")
         # Through the thin factors, so that no (d, d) array is made.

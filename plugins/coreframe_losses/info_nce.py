@@ -72,23 +72,30 @@ class InfoNCE(PairwiseLoss):
         z = similarities / temperature
         if margin:
             z = z - xp.astype(positive, z.dtype) * (margin / temperature)
-        zero = xp.zeros_like(z)
+        # Blocks are as tall as the arrays alive at once allow: constants are one column wide, and
+        # what is needed no more is let go.
+        zero, one, none = (xp.full_like(z[:, :1], x) for x in (0.0, 1.0, -xp.inf))
         some = xp.any(negative, axis=1, keepdims=True)
-        masked = xp.where(negative, z, xp.full_like(z, -xp.inf))
-        top = xp.where(some, xp.max(masked, axis=1, keepdims=True), zero[:, :1])
+        masked = xp.where(negative, z, none)
+        top = xp.where(some, xp.max(masked, axis=1, keepdims=True), zero)
         shares = xp.exp(masked - top)
+        del masked
         total = xp.sum(shares, axis=1, keepdims=True)
-        log_total = top + xp.log(xp.where(some, total, xp.ones_like(total)))
+        total = xp.where(some, total, one)
+        log_total = top + xp.log(total)
         # gap = logsumexp over negatives - z of the positive
-        gap = xp.where(positive & some, log_total - z, xp.full_like(z, -xp.inf))
+        gap = xp.where(positive & some, log_total - z, none)
+        del z
+        count = xp.sum(xp.astype(positive, gap.dtype), axis=1, keepdims=True)
+        count = xp.where(count > 0, count, one)
         small = xp.exp(-xp.abs(gap))
         softplus = xp.where(gap > 0, gap, zero) + xp.log1p(small)
-        miss = xp.where(gap > 0, 1 / (1 + small), small / (1 + small))  # 1 - p(positive)
-        count = xp.sum(xp.astype(positive, z.dtype), axis=1, keepdims=True)
-        count = xp.where(count > 0, count, xp.ones_like(count))
         losses = xp.sum(xp.where(positive, softplus, zero), axis=1) / count[:, 0]
+        del softplus
+        miss = xp.where(gap > 0, one, small) / (1 + small)  # 1 - p(positive)
+        del gap, small
         miss = xp.where(positive, miss, zero) / count
-        spread = xp.sum(miss, axis=1, keepdims=True) / xp.where(some, total, xp.ones_like(total))
+        spread = xp.sum(miss, axis=1, keepdims=True) / total
         return losses, (shares * spread - miss) / temperature
 
     def value_and_grad(

@@ -29,8 +29,8 @@ class LocalContrastive(PairwiseLoss):
     margin; ``over_negatives`` is apart from ``reduction``, which is over anchors.
 
     Args:
-        margin: >= 0, in units of the distance. Default: 1, the smallest of the range from 1 to 2
-            that is usual for graph neighbourhoods.
+        margin: >= 0, in units of the distance. Default: 1, that of Weinberger & Saul, and
+            the lower end of the range from 1 to 2 that the Rust seed recommends.
         over_negatives: mean (over all negatives of the row, inactive ones included), sum, or
             none. With none each negative is a term of its own: the value is (n, k), needs
             reduction="none", and the gradients are those of its sum. Default: mean, so that the
@@ -91,7 +91,7 @@ class LocalContrastive(PairwiseLoss):
 
     @property
     def working_arrays(self) -> int:
-        return 24  # orders are int64
+        return 20  # orders are int64
 
     def row_terms(
         self, similarities: Array, positive: Array, negative: Array

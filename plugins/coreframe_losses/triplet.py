@@ -10,6 +10,7 @@ from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
 from coreframe.loss import PairwiseLoss
 from coreframe.scheduler import Scheduler, plain
+from coreframe.tiles import WORKING_ARRAYS
 
 MODES = ("hardest", "semi_hard", "all")
 
@@ -83,7 +84,8 @@ class Triplet(PairwiseLoss):
 
     @property
     def working_arrays(self) -> int:
-        return 16 if self.mode == "hardest" else 24  # orders are int64
+        # Orders are int64, twice as large as a float32.
+        return {"hardest": WORKING_ARRAYS, "semi_hard": 28, "all": 20}[self.mode]
 
     def row_terms(
         self, similarities: Array, positive: Array, negative: Array

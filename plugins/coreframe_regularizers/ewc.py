@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,13 +59,17 @@ class EWC(Regularizer):
         gradient = strength * sum_k F_k (theta - theta*_k)
 
     After a task, ``ewc.learned(params, fisher(...))`` returns an EWC that protects it too, with
-    copies of the arrays; give that to the next run. F is the diagonal of the Fisher information
-    that ``coreframe.fisher_information`` computes. How tasks add up is the mode:
+    copies of the arrays; give that to the next run, ``fit(..., initial=run.params,
+    regularizers=[ewc])``. ``params`` are the adapter's own, as ``coreframe.fisher`` takes them,
+    and F is the diagonal of the Fisher information that it computes. How tasks add up is the
+    mode:
 
         separate: each task keeps its own theta* and F
         sum:      F + F_new,           theta* of the newest task
         online:   decay F + F_new,     theta* of the newest task
         average:  (F + F_new) / 2,     theta* of the newest task: older tasks fade by half
+
+    Schwarz et al. weigh the online penalty by the decay once more: multiply strength by it.
 
     With ``proximal=True`` the gradient is 0, and after each update of the optimizer the
     parameters move to the exact minimiser of the penalty plus a plain gradient step's distance,
@@ -73,21 +78,27 @@ class EWC(Regularizer):
     ``largest_stable_learning_rate``.
 
     Args:
-        strength: >= 0. It is in units of the loss over squared parameters, so it depends on the
-            scale of the Fisher information; choose it on dev data, or normalise the Fisher.
-            Default: 2000, for a mean squared error, whose Fisher is small.
+        strength: >= 0. It depends on the scale of the Fisher information, so choose it on dev
+            data, best with a Fisher that is ``normalized("mean")``: for InfoNCE that was 0.02 in
+            ``examples/continual_learning.py``. Default: 2000, the JavaScript seed's, for a mean
+            squared error, whose Fisher is small; with InfoNCE's it lets next to
+            nothing be learned.
         mode: "separate", "sum", "online" or "average". Default: "separate", as Kirkpatrick et al.
         decay: what is left of the older Fisher in the mode "online", 0 to 1. Default: 1, which
             is the mode "sum".
         proximal: take the step above in place of a gradient. Default: False.
+        path: what ``save`` wrote, whose tasks are taken, and only these: the other fields are as
+            they are given here. It is how a run.toml names them; relative to the working folder.
+            Read at once, where no tasks are given. Default: None, no file.
         tasks: what was learned so far; ``learned`` adds to it. Default: none.
 
     Shapes: parameters of any shapes; a task's arrays have the shapes of its parameters.
 
-    Edges: without tasks the penalty is 0. A parameter that no task knows is free. One that a
-    task knows and that is missing, or has another shape, is an ArgumentError: nothing would be
-    protected. Arrays of tasks are NumPy, and are brought to the parameters' library, device and
-    dtype, once by ``begin``. An entry with F = 0 is free.
+    Edges: without tasks the penalty is 0, and a run warns; a file without tasks is an
+    ArgumentError. A parameter that no task knows is free. One that a task knows and that is
+    missing, or has another shape, is an ArgumentError: nothing would be protected. Arrays of tasks
+    are NumPy, and are brought to the parameters' library, device and dtype, once by ``begin``. An
+    entry with F = 0 is free.
 
     Cost: O(p) time and 2 p numbers a task for p parameters; the other modes hold one task.
 
@@ -104,6 +115,7 @@ class EWC(Regularizer):
     mode: str = "separate"
     decay: float | Scheduler = 1.0
     proximal: bool = False
+    path: str | None = None
     tasks: tuple[Task, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +128,10 @@ class EWC(Regularizer):
                 raise ArgumentTypeError(
                     f"EWC.tasks takes what EWC.learned made, got {type(task).__name__}"
                 )
+        if self.path is not None:
+            object.__setattr__(self, "path", os.fspath(self.path))
+            if not self.tasks:  # a copy of one that has read its file does not read it again
+                object.__setattr__(self, "tasks", _tasks_of(self.path))
 
     @property
     def tasks_learned(self) -> int:
@@ -139,29 +155,44 @@ class EWC(Regularizer):
         new = _checked(
             Task({name: _copy(params[name]) for name in diagonal}, _copies(diagonal)), "fisher"
         )
+        if not any(bool((f > 0).any()) for f in new.fisher.values()):
+            raise ArgumentError(
+                "fisher is 0 everywhere, so there is nothing to protect: were the examples all of "
+                "weight 0, or without a positive?"
+            )
         if self.mode == "separate" or not self.tasks:
-            return replace(self, tasks=(*self.tasks, new))
+            return replace(self, tasks=(*self.tasks, new), path=None)
         if len(self.tasks) > 1:
             raise ArgumentError(
                 f"EWC(mode={self.mode!r}) holds one merged task, but this has {len(self.tasks)}: "
                 "they were learned in the mode 'separate', which must stay"
             )
-        old = self.tasks[0]
+        (old,) = self.tasks
+        older = _copies(old.fisher)  # of one that a run began they are on its device
         keep, take = {
             "sum": (1.0, 1.0),
             "online": (plain(self.decay), 1.0),
             "average": (0.5, 0.5),
         }[self.mode]
         both = {name: take * f for name, f in new.fisher.items()}
-        for name, f in old.fisher.items():
+        for name, f in older.items():
             if name in both:
                 _same_shape(f"the parameter {name!r}", both[name], f)
             both[name] = keep * f + both[name] if name in both else keep * f
-        merged = Task({**old.center, **new.center}, both, old.count + 1)
-        return replace(self, tasks=(merged,))
+        merged = Task({**_copies(old.center), **new.center}, both, old.count + 1)
+        return replace(self, tasks=(_checked(merged, "the merged fisher"),), path=None)
 
     def begin(self, params: Mapping[str, Array]) -> EWC:
-        """Return the same with the tasks' arrays beside the parameters, once for a run."""
+        """Return the same with the tasks' arrays beside the parameters, once for a run.
+
+        Warns where there are no tasks, so that a run that was to be protected is seen not to be.
+        """
+        if not self.tasks:
+            warnings.warn(
+                "EWC has no tasks, so this run is not protected: take one in with "
+                "EWC.learned(params, fisher), or give the path of what EWC.save wrote",
+                stacklevel=2,
+            )
         return replace(self, tasks=tuple(_beside(task, params) for task in self.tasks))
 
     def value_and_grad(self, arrays: Params, *, ids: Mapping[str, Any] | None = None) -> LossResult:
@@ -185,18 +216,18 @@ class EWC(Regularizer):
                     grads[name] = grads[name] + strength * pull
         return LossResult(value, grads)
 
-    def after_step(self, params: Params, learning_rate: float) -> Params:
+    def after_step(self, params: Params, learning_rates: Mapping[str, float]) -> Params:
         """Return the parameters after the proximal step, or as they are without proximal=True."""
         if not self.proximal or not self.tasks:
             return params
         require_resolved(self)
-        rate = float(learning_rate) * plain(self.strength)
+        strength = plain(self.strength)
         above = dict(params)
         below: dict[str, Array] = {}
         for task in self.tasks:
             here = _beside(task, params)
             for name, center in here.center.items():
-                weight = rate * here.fisher[name]
+                weight = float(learning_rates[name]) * strength * here.fisher[name]
                 above[name] = above[name] + weight * center
                 below[name] = below[name] + weight if name in below else 1 + weight
         return {name: x / below[name] if name in below else x for name, x in above.items()}
@@ -288,6 +319,17 @@ class EWC(Regularizer):
             return cls(**fields, tasks=tuple(tasks))
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{file} is damaged: {type(error).__name__} {error}") from None
+
+
+def _tasks_of(path: str) -> tuple[Task, ...]:
+    """Return the tasks in a file that ``save`` wrote; at least one."""
+    try:
+        tasks = EWC.load(path).tasks
+    except ArtefactError as error:
+        raise ArtefactError(f"EWC.path: {error}") from None
+    if not tasks:
+        raise ArgumentError(f"EWC.path: {_file(path)} holds no task, so nothing is protected")
+    return tasks
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

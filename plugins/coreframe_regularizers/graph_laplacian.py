@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from coreframe import checks
 from coreframe.backend import Params, device_of, namespace, to_numpy
-from coreframe.errors import ArgumentError
+from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.ops import segment_sum
 from coreframe.regularizer import Regularizer
 from coreframe.scheduler import Scheduler, plain, require_resolved
@@ -17,7 +17,7 @@ from coreframe.tiles import LossResult
 _EDGES_AT_ONCE = 8192
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class GraphLaplacian(Regularizer):
     """Smoothness along a graph: embeddings of nodes with an edge are drawn together.
 
@@ -148,17 +148,24 @@ class GraphLaplacian(Regularizer):
         """Return row numbers of both ends, weights, and row scales, for the edges in a batch."""
         import numpy as np
 
-        nodes = np.arange(n) if ids is None else np.asarray(to_numpy(ids)).astype(np.int64)
+        nodes = np.arange(n) if ids is None else np.asarray(to_numpy(ids))
         if nodes.shape != (n,):
             raise ArgumentError(f"ids must have shape ({n},), got {nodes.shape}")
-        size = max(len(self._degree), int(nodes.max()) + 1)
-        row_of = np.full(size, -1)
-        row_of[nodes[::-1]] = np.arange(n)[::-1]  # of several rows of a node, the first
+        if nodes.dtype.kind not in "iu":
+            raise ArgumentTypeError(
+                f"ids must be node numbers, integers from 0 as in edges, got {nodes.dtype}"
+            )
+        if n and nodes.min() < 0:
+            raise ArgumentError(f"ids must be node numbers from 0, got {nodes.min()}")
+        rows = np.nonzero(nodes < len(self._degree))[0]  # nodes beyond have no edges
+        row_of = np.full(len(self._degree), -1)
+        row_of[nodes[rows[::-1]]] = rows[::-1]  # of several rows of a node, the first
         left, right = row_of[self.edges[:, 0]], row_of[self.edges[:, 1]]
         inside = (left >= 0) & (right >= 0)
         scale = None
         if self.normalized:
-            degree = np.pad(self._degree, (0, size - len(self._degree)))[nodes]
+            degree = np.zeros(n)
+            degree[rows] = self._degree[nodes[rows]]
             scale = np.where(degree > 0, 1 / np.sqrt(np.where(degree > 0, degree, 1)), 0.0)
         return left[inside], right[inside], self.weights[inside], scale
 

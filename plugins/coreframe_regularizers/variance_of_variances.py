@@ -38,7 +38,7 @@ class VarianceOfVariances(Regularizer):
 
     Cost: O(n D) time and memory.
 
-    References: none; a term of older coreframe systems, kept under a name of its own. It is no
+    References: none; the spectral term of the Rust seed, kept under a name of its own. It is no
     spectral term of a graph: for that see ``graph_laplacian``.
 
     >>> import numpy as np

@@ -156,6 +156,13 @@ class Curriculum(Scheduler):
         """
         _whole("stages", stages, 1)
         _whole("samples", samples, 1)
+        for name, ends in (
+            ("negatives", negatives),
+            ("temperature", temperature),
+            ("difficulty", difficulty),
+        ):
+            if not isinstance(ends, tuple | list) or len(ends) != 2:
+                raise ArgumentError(f"{name} must be two numbers, first and last, got {ends!r}")
         made = []
         for i in range(stages):
             x = i / (stages - 1) if stages > 1 else 0.0

@@ -31,7 +31,7 @@ class StageValue(Scheduler):
 
     References: none.
 
-    >>> from coreframe_schedulers.curriculum import Stage
+    >>> from coreframe_schedulers.curriculum import Curriculum, Stage
     >>> stages = (Stage(name="a", duration=2), Stage(name="b", duration=2, temperature=0.1))
     >>> value = StageValue(curriculum=Curriculum(stages=stages), name="temperature")
     >>> [value.at(t) for t in range(6)]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from coreframe import checks
-from coreframe.embedder import Embedder
-from coreframe.errors import ArgumentError, ArgumentTypeError
+from coreframe.embedder import Embedder, check_texts
+from coreframe.errors import ArgumentError
 
 _EDGE = "\n"  # marks the ends of words and texts; ``str.split`` leaves none inside a word
 _FNV_START, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
@@ -76,8 +76,7 @@ class Hashing(Embedder):
         """Return ``(len(texts), dimensions)`` float32 rows of norm 1; an empty text gives zeros."""
         import numpy as np
 
-        if isinstance(texts, str):
-            raise ArgumentTypeError("texts must be a sequence of strings, got one string")
+        check_texts(texts)
         rows = np.empty((len(texts), self.dimensions), dtype=np.float32)
         for start in range(0, len(texts), _BLOCK):
             cleaned = [self._clean(text) for text in texts[start : start + _BLOCK]]

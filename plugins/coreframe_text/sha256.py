@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coreframe import checks
-from coreframe.embedder import Embedder
-from coreframe.errors import ArgumentTypeError
+from coreframe.embedder import Embedder, check_texts
 
 _BYTES = 32  # of one SHA-256
 _BLOCK = 1024  # texts a round: bounds the memory
@@ -57,8 +56,7 @@ class Sha256(Embedder):
         """Return ``(len(texts), dimensions)`` float32 rows."""
         import numpy as np
 
-        if isinstance(texts, str):
-            raise ArgumentTypeError("texts must be a sequence of strings, got one string")
+        check_texts(texts)
         rows = np.empty((len(texts), self.dimensions), dtype=np.float32)
         for start in range(0, len(texts), _BLOCK):
             rows[start : start + _BLOCK] = self._embed(texts[start : start + _BLOCK])
@@ -70,7 +68,7 @@ class Sha256(Embedder):
         d = self.dimensions
         hashes = b"".join(hashlib.sha256(_utf8(text)).digest() for text in texts)
         h = np.frombuffer(hashes, dtype=np.uint8).reshape(len(texts), _BYTES)
-        # All is a multiple of 1/256 below 2^8, and squares of 1/2^16: exact in any order.
+        # All is a multiple of 1/256 below 2^9, and squares of 1/2^16: exact in any order.
         e = (h[:, np.arange(d) % _BYTES].astype(np.float64) - 128) / 128
         for row, text in zip(e, texts, strict=True):
             units = np.frombuffer(text[:d].encode("utf-16-le", "surrogatepass"), dtype="<u2")[:d]

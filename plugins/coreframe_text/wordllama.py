@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from coreframe.embedder import Embedder
-from coreframe.errors import ArgumentTypeError, MissingExtra
+from coreframe.embedder import Embedder, check_texts
+from coreframe.errors import MissingExtra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,7 @@ class WordLlama(Embedder):
         """Return ``(len(texts), 256)`` float32 rows; an empty text gives zeros."""
         import numpy as np
 
-        if isinstance(texts, str):
-            raise ArgumentTypeError("texts must be a sequence of strings, got one string")
+        check_texts(texts)
         model = _model()
         rows = np.zeros((len(texts), model.embedding.shape[1]), dtype=np.float32)
         filled = [index for index, text in enumerate(texts) if text.strip()]

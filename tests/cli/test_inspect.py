@@ -12,6 +12,7 @@ import pytest
 import coreframe
 from coreframe import cli
 from coreframe.plugin import KINDS
+from coreframe_losses.info_nce import InfoNCE
 
 
 @pytest.fixture
@@ -63,6 +64,12 @@ def test_show(here) -> None:
     assert out.startswith("info_nce  (losses, coreframe_losses.info_nce:InfoNCE, of coreframe-ml")
     assert "logsumexp" in out
     assert "\n  temperature: float | Scheduler = 0.07\n" in out
+
+
+def test_show_names_types_that_are_no_text(here, monkeypatch) -> None:
+    """As those of a plugin without ``from __future__ import annotations``."""
+    monkeypatch.setattr(InfoNCE.__dataclass_fields__["symmetric"], "type", bool)
+    assert "\n  symmetric: bool = False\n" in here("show", "losses", "info_nce")[1]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("schedulers", "constant"), ("losses", "mined")])

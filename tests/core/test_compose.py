@@ -11,6 +11,7 @@ from coreframe.compose import Symmetric, WeightedSum
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.loss import Loss, LossResult
 from coreframe.registry import build
+from coreframe_losses.contrastive import Contrastive
 from coreframe_losses.cosine_embedding import CosineEmbedding
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_losses.mse import MSE
@@ -124,3 +125,15 @@ def test_both_directions_of_labelled_pairs(library, rng):
     assert_near(library.to_numpy(both.value), library.to_numpy(one.value))
     for name in ("anchors", "references"):
         assert_near(library.to_numpy(both.grads[name]), library.to_numpy(one.grads[name]))
+
+
+def test_shared_negatives_take_no_part_in_the_second_direction(library, rng):
+    """Of a loss, too, for which a row of negatives alone counts."""
+    a, p, shared = (library.asarray(rng.standard_normal((n, D))) for n in (N, N, 3))
+    loss = Contrastive()
+    result = Symmetric(loss=loss)(a, p, shared)
+    forth, back = loss(a, p, shared), loss(p, a)
+    get = library.to_numpy
+    assert_near(get(result.value), (get(forth.value) + get(back.value)) / 2)
+    want = (get(forth.grads["anchors"]) + get(back.grads["references"])) / 2
+    assert_near(get(result.grads["anchors"]), want)

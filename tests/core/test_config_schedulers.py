@@ -95,6 +95,7 @@ def test_overrides_inside_schedulers() -> None:
         RUN,
         "miner.k.name=temperature",
         "miner.k.curriculum.stages.1.duration=700",
+        "miner.k.curriculum.stages.1.name=harder",
         "optimizer.learning_rate.schedulers.1.end=0.001",
         "losses.0.temperature.scheduler=linear",
         "losses.0.temperature.start=1.0",
@@ -103,7 +104,8 @@ def test_overrides_inside_schedulers() -> None:
     assert isinstance(run.miner, Hardest)
     assert isinstance(run.miner.k, StageValue)
     assert run.miner.k.name == "temperature"
-    assert [stage.duration for stage in run.miner.k.curriculum.stages] == [1000, 700]
+    stages = [(stage.name, stage.duration) for stage in run.miner.k.curriculum.stages]
+    assert stages == [("easy", 1000), ("harder", 700)]
     pieces = run.optimizer.learning_rate
     assert isinstance(pieces, Joined)
     assert pieces.schedulers[1] == Cosine(start=0.01, end=0.001, steps=400)

@@ -27,6 +27,7 @@ from support import (
 
 from coreframe.backend import library_of, namespace
 from coreframe.batch import Batch
+from coreframe.errors import ArgumentTypeError
 from coreframe.loss import PairwiseLoss
 from coreframe.relation import Aligned, Listed, SameLabel, masked
 from coreframe.similarity import NAMES
@@ -284,6 +285,30 @@ def test_similarity_rows_are_what_a_loss_sees(library, rng):
         assert_near(library.to_numpy(similarities), -distances, atol=1e-7)
     assert len(seen) > 1
     assert [r.start for r in seen[1:]] == [r.stop for r in seen[:-1]]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "uint32"])
+@pytest.mark.parametrize("m", [2000, 3000])  # turned into masks, and gathered
+def test_indices_of_narrow_integers_are_not_wrapped_around(on_numpy, dtype, m, rng):
+    """-1 and the number of a cell of a block need not fit into what indices come in."""
+    case = random_case(rng, N, m, D)
+    positives = rng.permuted(np.tile(np.arange(100), (N, 1)), axis=1)[:, :40]
+    negatives = (positives + 50) % 100
+    results = [
+        SoftMargin().value_and_grad(
+            case.batch(on_numpy, relation=Listed(positives.astype(t), negatives.astype(t), m))
+        )
+        for t in (dtype, "int64")
+    ]
+    narrow, wide = results
+    assert np.array_equal(narrow.value, wide.value)
+    for name in case.fields:
+        assert np.array_equal(narrow.grads[name], wide.grads[name])
+
+
+def test_masks_are_bool(rng):
+    with pytest.raises(ArgumentTypeError, match="negative must be a bool array, got int64"):
+        masked(np.eye(3, dtype=bool), 1 - np.eye(3, dtype=np.int64))
 
 
 # Degenerate batches ---------------------------------------------------------------------------
@@ -556,7 +581,7 @@ def test_central_differences(on_numpy, shape, similarity):
 
         # One number has its direction in the radius alone, where a cosine is flat or jumps.
         if d > 1 or similarity != "cosine":
-            assert_is_gradient(value, getattr(case, name), result.grads[name], rng, 5e-6)
+            assert_is_gradient(value, getattr(case, name), result.grads[name], rng, 1e-6)
     for name in params:
 
         def value(x, name=name):

@@ -281,7 +281,7 @@ def test_no_text_and_no_family_stands_on_two_sides(emoji, seed):
 
 
 def test_the_quick_demo_gains_a_third(emoji):
-    """Which the issue asks for: recall@10, on the mean of five seeds, each of them promoted."""
+    """Of recall@10, on the mean of five seeds, each of them promoted."""
     gains = []
     for seed in range(5):
         chosen = config.read(None, [f"train.seed={seed}"], default=demo.QUICK)

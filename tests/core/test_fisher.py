@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import Case, assert_near, dense_loss, random_case
 
 from coreframe import Batch, Loss, LossResult, Mined, Symmetric, WeightedSum, namespace
-from coreframe.errors import ArgumentError, ArgumentTypeError
+from coreframe.errors import ArgumentError, ArgumentTypeError, MixedArrays
 from coreframe.fisher_information import Fisher, fisher
 from coreframe.relation import masked
 from coreframe_adapters.linear import Linear
@@ -268,6 +268,18 @@ def test_a_loss_with_parameters(on_numpy, rng):
     assert_fisher(on_numpy, learned, want.diagonal)
 
 
+def test_parameters_of_the_loss_are_brought(library, rng):
+    """Those of a run are NumPy, as the adapter's are."""
+    if library.name == "jax":
+        pytest.skip("nothing more than with the adapter's, and compiled for long")
+    adapter, params = linear(rng)
+    case = random_case(rng, N, M, D)
+    own = {"log_scale": np.zeros((), np.float32), "bias": np.zeros((), np.float32)}
+    loss = replace(LOSS, learnable_scale=True)
+    found = fisher(adapter, params, loss, case.batch(library), loss_params=own)
+    assert_fisher(library, found, oracle(adapter, params, case, "query"))
+
+
 @pytest.mark.parametrize("side", ["query", "both"])
 def test_losses_made_of_losses(on_numpy, side, rng):
     """Each inner loss gives the value of each row; examples are told apart by weights."""
@@ -420,6 +432,13 @@ def test_what_is_of_another_type(arguments, text):
     given = {"params": START, "loss": LOSS, "batches": BATCH} | arguments
     with pytest.raises(ArgumentTypeError, match=text):
         fisher(Linear(), **given)
+
+
+def test_batches_of_two_libraries():
+    torch = pytest.importorskip("torch")
+    other = Batch.pairs(torch.eye(3), torch.ones((3, 3)))
+    with pytest.raises(MixedArrays, match="batches_1: torch"):
+        fisher(Linear(), START, LOSS, [BATCH, other])
 
 
 def test_a_gradient_that_is_not_finite(on_numpy):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from coreframe import Batch, Listed
+from coreframe.relation import SameLabel
 from coreframe_losses.contrastive import Contrastive
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_losses.local_contrastive import LocalContrastive
+from coreframe_losses.sup_con import SupCon
 from coreframe_losses.triplet import Triplet
 
 
@@ -62,3 +66,39 @@ def test_time_grows_with_the_products(monkeypatch, rng):
     linear, square = (taken[4096][i] / taken[1024][i] for i in range(2))
     assert linear < 8  # 4 if linear, 16 if quadratic
     assert square < 32  # 16 if quadratic, 64 if cubic
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        InfoNCE(),
+        InfoNCE(margin=0.2, learnable_scale=True),
+        SupCon(learnable_scale=True),
+        Triplet(mode="hardest", learnable_scale=True),
+        Triplet(mode="semi_hard", learnable_scale=True),
+        Triplet(mode="all", learnable_scale=True),
+        LocalContrastive(over_negatives="sum", learnable_scale=True),
+        Contrastive(learnable_scale=True),
+    ],
+    ids=repr,
+)
+def test_a_block_holds_no_more_arrays_than_its_height_was_planned_for(loss, similarity, rng):
+    """Several positives a row, and a single block: what row_terms and engine have alive at once."""
+    loss = replace(loss, similarity=similarity)
+    n, m, d, k = 64, 4096, 4, 128
+    anchors, references = rng.standard_normal((n, d)), rng.standard_normal((m, d))
+    batch = Batch(
+        anchors=anchors.astype(np.float32),
+        references=references.astype(np.float32),
+        negatives=rng.standard_normal((n, k, d)).astype(np.float32),
+        relation=SameLabel(rng.integers(0, 50, n), rng.integers(0, 50, m)),
+    )
+    params = loss.init(rng, d)
+    loss.value_and_grad(batch, params)
+    tracemalloc.start()
+    loss.value_and_grad(batch, params)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    beside = 4 * (n + m + 3 * n * k) * 4 * d  # prepared rows, gradients, temporaries of both
+    assert (peak - beside) / (n * (m + k) * 4) <= loss.working_arrays

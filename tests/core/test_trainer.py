@@ -707,6 +707,16 @@ def test_callbacks_follow_the_run_and_may_stop_it(parts):
     assert run.history[-1]["step"] == 5
 
 
+def test_an_evaluation_may_stop_the_run(parts):
+    class Patient(Callback):
+        def on_evaluate(self, status):
+            return status.epoch == 2
+
+    run = fit(*parts[:2], callbacks=[Patient()], **{**QUICK, "epochs": 9})
+    assert run.history[-1]["epoch"] == 2
+    assert run.history[-1]["step"] == 2 * -(-len(parts[0]) // 32)
+
+
 # Third parties ------------------------------------------------------------------------------
 
 
@@ -770,6 +780,18 @@ X = np.random.default_rng(0).standard_normal((6, 4))
             {"max_grad_norm": float("nan")},
             ArgumentError,
             "max_grad_norm must be above 0 or None, got nan",
+        ),
+        (
+            {"max_grad_value": float("inf")},
+            ArgumentError,
+            "max_grad_value must be above 0 or None, got inf",
+        ),
+        ({"max_grad_norm": "1"}, ArgumentTypeError, "max_grad_norm must be a number or None, got"),
+        ({"order": "difficulty"}, ArgumentTypeError, "Batches.order must be an Order, got 'diff"),
+        (
+            {"initial": {"adapter.W": [[1.0]]}},
+            ArgumentTypeError,
+            r"initial\['adapter.W'\] must be an array, got list",
         ),
         (
             {"start": "whitening"},

@@ -75,6 +75,15 @@ RUNS = {
         "start": Procrustes(),
     },
     "labels": {"adapter": Linear(), "loss": SupCon(), "side": "both"},
+    "weights, own negatives, windows of two, an average": {
+        "adapter": Linear(),
+        "loss": InfoNCE(),
+        "side": "both",
+        "own_negatives": 1,
+        "gradient_accumulation_steps": 2,
+        "max_grad_value": 0.1,
+        "ema_decay": 0.9,
+    },
 }
 
 
@@ -84,6 +93,11 @@ def _data(name: str) -> Pairs:
     if name == "labels":
         return Pairs.labelled(queries, np.arange(60) % 4)
     documents = (queries + rng.standard_normal((60, 8))).astype(np.float32)
+    if name.startswith("weights"):
+        rows = np.arange(60)
+        wrong = np.stack([rows, 60 + rows], axis=1)
+        documents = np.concatenate([documents, -documents[::-1]])
+        return Pairs(queries, documents, rows, irrelevant=wrong, weights=rows)
     # Some queries have two right documents.
     relevant = [[i, i] for i in range(60)] + [[0, 5], [3, 7]]
     return Pairs(queries, documents, np.asarray(relevant))
@@ -109,5 +123,6 @@ def test_a_run_equals_the_one_on_numpy(name):
         run = Trainer(setup, train, dev, backend, ()).run()
         assert run.skipped_steps == 0
         losses.append([line["loss"] for line in run.history if "loss" in line])
-    assert len(losses[0]) == 3 * -(-len(train) // 16)
+    updates = -(-len(train) // (16 * setup.gradient_accumulation_steps))
+    assert len(losses[0]) == 3 * updates
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)

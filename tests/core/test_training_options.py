@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import LIBRARIES, assert_near
+from support import LIBRARIES, assert_is_gradient, assert_near
 
 from coreframe import Batch, Pairs, Regularizer, fit
 from coreframe.config import parse
@@ -18,6 +18,7 @@ from coreframe_losses.info_nce import InfoNCE
 from coreframe_miners.hardest import Hardest
 from coreframe_optimizers.sgd import SGD
 from coreframe_schedulers.constant import Constant
+from coreframe_schedulers.piecewise import Piecewise
 
 LOSS = InfoNCE(temperature=0.5)
 
@@ -82,6 +83,72 @@ def test_a_schedule_moves_by_updates_and_not_by_batches() -> None:
     assert seen == [(0, 2, 6), (1, 6, 6), (2, 8, 6), (3, 12, 6), (4, 16, 6), (5, 18, 6)]
 
 
+def test_a_pool_decides_how_many_updates_a_run_has() -> None:
+    pairs = data(10, difficulty=np.arange(10))
+    seen: list[tuple[int, int | None]] = []
+
+    class Watched(Constant):
+        def __call__(self, progress: Any, /) -> float:
+            seen.append((progress.step, progress.steps))
+            return self.value
+
+    pace = Piecewise(values=(0.2, 0.5, 1.0), boundaries=(1, 2))  # 2, 5 and 10 examples
+    run = train(
+        pairs,
+        batch_size=2,
+        epochs=4,
+        gradient_accumulation_steps=2,
+        order=Order(curriculum="difficulty", curriculum_epochs=3, pool=pace),
+        optimizer=SGD(learning_rate=Watched(value=0.1)),
+    )
+    updates = 1 + 2 + 3 + 3  # of 1, 3, 5 and 5 batches
+    assert seen == [(step, updates) for step in range(updates)]
+    assert run.history[-1]["step"] == updates
+
+
+def test_one_bad_batch_leaves_its_whole_window_out() -> None:
+    calls = []
+
+    class Broken(InfoNCE):
+        def value_and_grad(self, batch: Any, params: Any = None, *, wrt: Any = None) -> LossResult:
+            calls.append(batch)
+            found = super().value_and_grad(batch, params, wrt=wrt)
+            by = float("nan") if len(calls) == 2 else 1.0
+            return LossResult(found.value, {name: by * g for name, g in found.grads.items()})
+
+    pairs = data()
+    run = train(
+        pairs,
+        loss=Broken(temperature=0.5),
+        batch_size=4,
+        gradient_accumulation_steps=2,
+        max_grad_norm=100.0,
+        ema_decay=0.5,
+    )
+    assert (len(calls), run.skipped_steps, run.history[-1]["step"]) == (3, 1, 2)
+    # The first window is left out, so the last one starts at the start, as does the average.
+    want = np.eye(4) - 0.5 * 0.5 * gradient(pairs, slice(8, 12), np.eye(4))
+    assert_near(run.params["adapter.W"], want)
+
+
+def test_an_average_stays_where_it_is_while_a_step_is_skipped() -> None:
+    calls = []
+
+    class Broken(InfoNCE):
+        def value_and_grad(self, batch: Any, params: Any = None, *, wrt: Any = None) -> LossResult:
+            calls.append(batch)
+            found = super().value_and_grad(batch, params, wrt=wrt)
+            by = float("nan") if len(calls) == 2 else 1.0
+            return LossResult(by * found.value, found.grads)
+
+    pairs = data()
+    run = train(pairs, loss=Broken(temperature=0.5), batch_size=4, ema_decay=0.5)
+    start = np.eye(4)
+    first = start - 0.5 * gradient(pairs, slice(0, 4), start)
+    third = first - 0.5 * gradient(pairs, slice(8, 12), first)
+    assert_near(run.params["adapter.W"], 0.25 * start + 0.25 * first + 0.5 * third)
+
+
 @pytest.mark.parametrize("decay", [0.5, Constant(value=0.5)])
 def test_an_average_of_the_parameters_is_kept(decay: Any) -> None:
     pairs = data()
@@ -133,19 +200,44 @@ def test_a_short_last_batch_can_be_left_out() -> None:
 
 
 def test_a_regularizer_can_move_parameters_after_the_update() -> None:
+    rate = 0.5
+
     class Halved(Regularizer):
         def value_and_grad(self, arrays: Any, *, ids: Any = None) -> LossResult:
             assert sorted(arrays) == ["W"]
             return LossResult(0.0, {})
 
-        def after_step(self, params: Any, learning_rate: float) -> Any:
-            assert learning_rate == 0.5
+        def after_step(self, params: Any, learning_rates: Any) -> Any:
+            assert learning_rates == {"W": rate}
             return {"W": 0.5 * params["W"]}
 
     pairs = data()
     run = train(pairs, batch_size=12, regularizers=(Halved(),))
     want = 0.5 * (np.eye(4) - 0.5 * gradient(pairs, slice(12), np.eye(4)))
     assert_near(run.params["adapter.W"], want)
+
+
+@pytest.mark.parametrize("side", ["query", "both"])
+def test_own_negatives_move_where_the_documents_do(side: str) -> None:
+    n = 12
+    wrong = np.stack([np.arange(n), (np.arange(n) + 5) % n], axis=1)
+    pairs = data(n, irrelevant=wrong)
+    queries, documents = np.asarray(pairs.queries), np.asarray(pairs.documents)
+    start = np.eye(4) + 0.3 * np.random.default_rng(1).standard_normal((4, 4))
+
+    def whole(w: np.ndarray) -> float:
+        d = documents @ w if side == "both" else documents
+        d = d / np.linalg.norm(d, axis=1, keepdims=True)
+        q = queries @ w
+        q = q / np.linalg.norm(q, axis=1, keepdims=True)
+        own = np.sum(q * d[wrong[:, 1]], axis=1, keepdims=True)
+        s = np.hstack([q @ d.T, own]) / LOSS.temperature
+        return float(np.mean(np.log(np.sum(np.exp(s), axis=1)) - np.diag(s)))
+
+    run = train(pairs, batch_size=n, side=side, own_negatives=1, initial={"adapter.W": start})
+    assert run.history[0]["loss"] == pytest.approx(whole(start), rel=1e-12)
+    slope = (start - run.params["adapter.W"]) / 0.5
+    assert_is_gradient(whole, start, slope, np.random.default_rng(2))
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])
@@ -194,6 +286,7 @@ def test_a_configuration_has_the_same_options() -> None:
     assert (found.pool, found.ema_decay) == (Constant(value=0.5), Constant(value=0.9))
     for line, message in (
         ("ema_decay = 1.0", "train.ema_decay must be at least 0 and below 1, got 1.0"),
+        ("pool = 0.5", "train.pool needs a curriculum: which rows come first"),
         ('curriculum = "length"', "must be one of 'quality', 'difficulty', got 'length'"),
         (
             "gradient_accumulation_steps = 0",

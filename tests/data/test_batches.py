@@ -17,6 +17,8 @@ from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, DataError
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_schedulers.constant import Constant
+from coreframe_schedulers.linear import Linear
+from coreframe_text.sha256 import Sha256
 
 
 def ids(loop: Any) -> list[list[int]]:
@@ -112,10 +114,26 @@ def test_a_pool_takes_the_easiest_first() -> None:
     assert [len(batches)] == [1]
     epochs = [sorted(i for batch in ids(batches) for i in batch) for _ in range(4)]
     assert epochs == [[6, 7, 8, 9], [3, 4, 5, 6, 7, 8, 9], list(range(10)), list(range(10))]
+    # A schedule over the whole of its run has the sorted epochs for a run.
+    paced = Order(curriculum="difficulty", curriculum_epochs=4, pool=Linear(start=0.2, end=1.0))
+    assert [paced.count(10, epoch) for epoch in range(1, 7)] == [2, 4, 6, 8, 10, 10]
     with pytest.raises(ArgumentError, match=r"pool must be in \(0, 1\], got 2 in epoch 1"):
         Order(curriculum="difficulty", pool=Constant(value=2)).of(data, 0, 1)
     with pytest.raises(ArgumentError, match="pool needs a curriculum"):
         Order(pool=0.5)
+
+
+def test_what_is_right_for_a_query_is_not_its_own_negative() -> None:
+    """As in a file with the rows (q, d, e) and (q, e, d): d and e are right for q."""
+    wrong = [[0, 0], [0, 3], [1, 2], [2, 1]]
+    data = Pairs(np.eye(4)[:3], np.eye(4), np.arange(3), irrelevant=wrong)
+    (batch,) = Batches(pairs=data, order=Order(shuffle=False), own_negatives=1)
+    assert batch.negatives is not None
+    assert batch.negatives[:, 0].argmax(axis=1).tolist() == [3, 2, 1]
+    texts = ["q", "q"], ["d", "e"], Sha256(dimensions=4)
+    both = Pairs.from_texts(*texts, negatives=["e", "d"])
+    with pytest.raises(DataError, match="query 0 has too few documents that are not right among 2"):
+        next(iter(Batches(pairs=both, own_negatives=1)))
 
 
 def test_known_wrong_documents_are_shared_or_each_anchors_own(library: Library) -> None:
@@ -132,5 +150,25 @@ def test_known_wrong_documents_are_shared_or_each_anchors_own(library: Library) 
     assert np.array_equal(got, want[[[3, 4], [5, 6], [3, 8]]])
     result = InfoNCE(temperature=0.5).value_and_grad(own)
     assert tuple(result.grads["negatives"].shape) == (3, 2, 3)
-    with pytest.raises(DataError, match="own_negatives is 3, but query 0 has 2 known wrong"):
-        Batches(pairs=data, own_negatives=3)
+
+
+def test_own_negatives_that_are_not_known_are_drawn() -> None:
+    n, rng = 30, np.random.default_rng(0)
+    wrong = np.stack([np.arange(n), (np.arange(n) + 5) % n], axis=1)
+    data = Pairs(np.eye(n), np.eye(n), irrelevant=wrong)
+    train, _, _ = data.split()  # leaves wrong documents out that are right elsewhere
+    assert (train.known_wrong.counts() == 0).any()
+    seen = []
+    for batches in (Batches(pairs=train, own_negatives=3, batch_size=8) for _ in range(2)):
+        for batch in batches:
+            own = batch.negatives.argmax(axis=2)
+            for row, query in zip(own, batch.ids, strict=True):
+                known = train.known_wrong.of_queries(np.nonzero(train.query_rows == query)[0])[0]
+                assert row[: len(known)].tolist() == known.tolist()
+                assert len(set(row)) == 3
+                assert query not in row
+            seen.append(own.tolist())
+    half = len(seen) // 2
+    assert seen[:half] == seen[half:]
+    with pytest.raises(DataError, match="no document is known to be wrong"):
+        Batches(pairs=Pairs(np.eye(3), np.eye(3)), own_negatives=1)

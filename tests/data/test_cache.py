@@ -170,3 +170,11 @@ def test_wrong_arguments() -> None:
     with pytest.raises(ArgumentError, match=r"Short.embed must return one row a text, \(2, d\)"):
         cached.embed(["a", "b"])
     assert len(cached.cache) == 0
+
+
+def test_embedders_whose_rows_are_gone_are_let_go() -> None:
+    cache = EmbeddingCache(capacity=4)
+    for width in range(1, 50):
+        Cached(embedder=Recording(dimensions=width), cache=cache).embed(["a", "b"])
+    assert len(cache) == 4
+    assert len(cache._embedders) <= 3  # two with rows, and the newest

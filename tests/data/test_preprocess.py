@@ -442,6 +442,11 @@ def test_other_rows_and_embedders_are_refused() -> None:
         ArgumentTypeError, match=r"row 0 \(from 0\) must be an Example or a mapping"
     ):
         Preprocessor(embedder=Sha256()).process([("a", "b")])  # type: ignore[list-item]
+    for one in (Example("a", "b"), {"query": "a", "answer": "b"}):
+        with pytest.raises(ArgumentTypeError, match=r"several rows, got one .*; put"):
+            Preprocessor(embedder=Sha256()).process(one)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"there is no example$"):
+        Preprocessor(embedder=Sha256()).process([]).pairs()
 
     class Short(Embedder):
         def embed(self, texts: Sequence[str]) -> Any:

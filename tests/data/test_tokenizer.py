@@ -114,6 +114,10 @@ def test_one_string_is_not_a_list_of_texts() -> None:
         WordTokenizer().fit("a b")
     with pytest.raises(ArgumentTypeError, match="text must be a text, got 3"):
         WordTokenizer().encode(3)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="text must be a text, got 3"):
+        WordTokenizer().fit(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(ArgumentTypeError, match=r"ids must be integers, got 1\.5"):
+        WordTokenizer().decode([1.5])  # type: ignore[list-item]
 
 
 # The file -------------------------------------------------------------------------------------

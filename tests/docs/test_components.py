@@ -198,6 +198,17 @@ def test_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
         assert text in page
 
 
+@pytest.mark.parametrize("name", ["torch.nn.Linear; Hu et al.", "https://example.org, Hu et al."])
+def test_a_name_that_begins_a_section_keeps_its_letters(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Whole, "__doc__", Whole.__doc__.replace("Hu et al.", name))
+    whole = of(Whole, monkeypatch)
+    monkeypatch.setattr(generator, "imports", lambda target, source: [])
+    assert f"## References\n\n{name} 2021" in generator.page(whole)
+    assert "## Edge cases\n\nNone." in generator.page(whole)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

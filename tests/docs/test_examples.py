@@ -8,7 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import coreframe
-from coreframe import cli, registry
+from coreframe import cli, config, registry
+from coreframe.data.files import NAMES
 from coreframe.plugin import HOOKS, KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +196,32 @@ def test_there_are_doctests() -> None:
 @pytest.mark.parametrize("block", [b for p in PAGES for b in blocks(p, "toml")], ids=name_of)
 def test_toml_can_be_read(block: Block) -> None:
     assert tomllib.loads(block.code)
+
+
+def test_the_file_of_a_run_is_one() -> None:
+    page = ROOT / "docs" / "configuration.md"
+    for block in blocks(page, "toml"):
+        run = config.parse(tomllib.loads(block.code))
+        assert config.parse(tomllib.loads(config.dump(run))) == run
+    text = page.read_text(encoding="utf-8")
+    for title, settings in (
+        ("data", config.DataSettings()),
+        ("train", config.TrainSettings()),
+        ("gate", config.GateSettings()),
+    ):
+        section = text.partition(f"## [{title}]\n")[2].partition("\n## ")[0]
+        rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| \w", section, re.MULTILINE)
+        assert [name for name, _ in rows] == [field.name for field in fields(settings)]
+        for name, default in rows:
+            value = getattr(settings, name)
+            assert tomllib.loads(f"x = {default}")["x"] == ("none" if value is None else value)
+
+
+def test_every_name_of_a_column_is_documented() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    plural = {"labels", "scores"}
+    known = {name for names in NAMES.values() for name in names} - plural
+    assert {name for name in known if f"`{name}`" not in text} == set()
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)

@@ -234,8 +234,9 @@ def test_merging_adds_products(library, d, ranks, seed):
     weights = [float(w) for w in rng.standard_normal(len(parts))]
     here = [(a, {k: library.asarray(p) for k, p in params.items()}) for a, params in parts]
     adapter, params, error = merge(here, weights)
-    assert (adapter.rank, error) == (sum(ranks), 0)
-    assert params["A"].shape == (d, sum(ranks))
+    assert adapter.rank == min(d, sum(ranks))
+    assert params["A"].shape == (d, adapter.rank)
+    assert error < 1e-12
     x = rng.standard_normal((3, d))
     y = library.to_numpy(adapter.forward(params, library.asarray(x))[0])
     assert_near(y, x + x @ exact(parts, weights), 1e-12)
@@ -385,3 +386,14 @@ def test_a_scheduled_scaling_is_refused_by_name(rng):
     adapter = LowRank(rank=2, alpha=Falling())
     with pytest.raises(ArgumentTypeError, match=r"LowRank.alpha is scheduled"):
         adapter.init(stream(0, "x"), D)
+
+
+def test_more_ranks_than_the_width_merge_to_the_width(rng):
+    """Exactly, and so that the merged adapter can be made anew and trained on."""
+    parts = [(LowRank(rank=4), {"A": a, "B": a.T}) for a in rng.standard_normal((3, 4, 4))]
+    adapter, params, error = merge(parts)
+    assert adapter.rank == 4
+    assert error < 1e-12
+    want = np.eye(4) + sum(p["A"] @ p["B"] for _, p in parts) / 3
+    assert_near(adapter.matrix(params)[0], want)
+    assert {k: x.shape for k, x in adapter.init(rng, 4).items()} == {"A": (4, 4), "B": (4, 4)}

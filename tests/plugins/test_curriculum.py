@@ -45,6 +45,8 @@ def test_the_linear_preset() -> None:
         assert curriculum(Progress(step=7, samples=samples)).negatives == negatives
     one = Curriculum.linear(1, 10, negatives=(5, 20), temperature=(1.0, 0.1))
     assert (one.stages[0].negatives, one.stages[0].temperature) == (5, 1.0)
+    with pytest.raises(ArgumentError, match=r"negatives must be two numbers, first and last"):
+        Curriculum.linear(3, 10, negatives=(5,), temperature=(1.0, 0.1))
 
 
 def test_the_remainder_of_a_batch_counts_in_the_next_stage() -> None:

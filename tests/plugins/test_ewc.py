@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import tomllib
 from dataclasses import replace
 
 import numpy as np
@@ -16,16 +17,17 @@ from safetensors.numpy import load_file, save_file
 from support import assert_is_gradient, assert_near
 
 import coreframe
-from coreframe import Batch, Pairs, Progress, resolve
+from coreframe import Batch, Pairs, Progress, Rule, config, fit, resolve
 from coreframe.compose import under
 from coreframe.data.batches import Batches
-from coreframe.errors import ArgumentError, ArgumentTypeError, ArtefactError
+from coreframe.errors import ArgumentError, ArgumentTypeError, ArtefactError, ConfigError
 from coreframe.fisher_information import Fisher, fisher
 from coreframe_adapters.linear import Linear
 from coreframe_losses.mse import MSE
 from coreframe_optimizers.sgd import SGD
 from coreframe_regularizers.ewc import EWC, FILE, Task
 from coreframe_schedulers.constant import Constant
+from coreframe_schedulers.linear import Linear as Ramp
 
 SHAPES = {"A": (3, 2), "b": (4,), "scale": ()}
 
@@ -91,7 +93,7 @@ def test_float32_stays(library, rng):
         assert_near(library.to_numpy(found.value), penalty(params, history), 1e-5)
     begun = ewc.begin(own)
     assert begun.begin(own).tasks[0] is begun.tasks[0]  # what is in place is not moved again
-    after = replace(begun, proximal=True).after_step(own, 0.1)
+    after = replace(begun, proximal=True).after_step(own, dict.fromkeys(own, 0.1))
     assert all(x.dtype == library.xp.float32 for x in after.values())
 
 
@@ -110,12 +112,12 @@ def test_differences(on_numpy, rng):
 
 def test_without_tasks_nothing_is_protected(library, rng):
     own = here(library, draw(rng), "float32")
-    for ewc in (EWC(), EWC(proximal=True).begin(own)):
+    for ewc in (EWC(), EWC(proximal=True)):
         found = ewc.value_and_grad(own)
         assert not library.to_numpy(found.value)
         assert found.value.dtype == library.xp.float32
         assert not any(library.to_numpy(g).any() for g in found.grads.values())
-        assert ewc.after_step(own, 0.1) is own
+        assert ewc.after_step(own, dict.fromkeys(own, 0.1)) is own
         assert ewc.largest_stable_learning_rate() == float("inf")
 
 
@@ -126,7 +128,7 @@ def test_parameters_that_no_task_knows_are_free(library, rng):
     found = ewc.value_and_grad(own)
     assert_near(library.to_numpy(found.value), penalty(params, history))
     assert not library.to_numpy(found.grads["new"]).any()
-    after = replace(ewc, proximal=True).after_step(own, 0.1)
+    after = replace(ewc, proximal=True).after_step(own, dict.fromkeys(own, 0.1))
     assert after["new"] is own["new"]
 
 
@@ -149,7 +151,7 @@ def test_the_proximal_step_is_the_minimiser(library, rate, rng):
     ewc, history = learned(rng, 2, proximal=True)
     params = draw(rng)
     own = here(library, params)
-    after = ewc.after_step(own, rate)
+    after = ewc.after_step(own, dict.fromkeys(own, rate))
     for name, p in params.items():
         weights = [0.7 * rate * f[name] for _, f in history]
         pulled = sum(w * center[name] for w, (center, _) in zip(weights, history, strict=True))
@@ -162,18 +164,18 @@ def test_the_proximal_step_is_the_minimiser(library, rate, rng):
 def test_one_task_is_the_damped_distance(on_numpy, rng):
     ewc, [(center, f)] = learned(rng, 1, proximal=True)
     params = draw(rng)
-    after = ewc.after_step(params, 0.3)
+    after = ewc.after_step(params, dict.fromkeys(params, 0.3))
     for name, p in params.items():
         want = center[name] + (p - center[name]) / (1 + 0.3 * 0.7 * f[name])
         assert_near(after[name], want)
-    assert replace(ewc, proximal=False).after_step(params, 0.3) is params
+    assert replace(ewc, proximal=False).after_step(params, dict.fromkeys(params, 0.3)) is params
 
 
 def test_what_no_task_needs_stays_to_the_bit(on_numpy, rng):
     params = {"W": rng.standard_normal(5)}
     f = {"W": np.array([0.0, 0, 1, 0, 2])}
     ewc = EWC(strength=3.0, proximal=True).learned({"W": rng.standard_normal(5)}, f)
-    after = ewc.after_step(params, 0.1)["W"]
+    after = ewc.after_step(params, dict.fromkeys(params, 0.1))["W"]
     np.testing.assert_array_equal((after == params["W"]), (f["W"] == 0))
 
 
@@ -293,7 +295,60 @@ def test_tasks_come_from_learned():
         EWC(tasks=(W,))
 
 
+def test_one_that_a_run_began_learns_on(library, rng):
+    """Its arrays are on the run's device; what it learns next is NumPy again."""
+    params = draw(rng)
+    for mode in ("separate", "sum"):
+        ewc, _ = learned(rng, 1, mode=mode)
+        began = ewc.begin(here(library, params))
+        more, f = draw(rng), importances(rng)
+        found, want = (
+            one.learned(here(library, more), here(library, f)).value_and_grad(params).value
+            for one in (began, ewc)
+        )
+        assert float(found) == pytest.approx(float(want), rel=1e-12)
+
+
+def test_importances_that_add_up_to_infinity(on_numpy):
+    most = {"W": np.full(2, 3e38, np.float32)}
+    ewc = EWC(mode="sum").learned(most, most)
+    with pytest.raises(ArgumentError, match="NaN or infinite"), np.errstate(over="ignore"):
+        ewc.learned(most, most)
+
+
 # Files --------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_named_by_its_path(tmp_path, rng):
+    """Only the tasks come from the file, once, and what is learned later is not in it."""
+    ewc, _ = learned(rng, strength=9.0, mode="online")
+    ewc.save(tmp_path)
+    params = draw(rng)
+    found = EWC(path=tmp_path, strength=0.7)
+    assert (found.mode, found.path) == ("separate", str(tmp_path))
+    want = ewc.value_and_grad(params).value * 0.7 / 9
+    assert float(found.value_and_grad(params).value) == pytest.approx(want, rel=1e-12)
+    (tmp_path / FILE).unlink()
+    for other in (found.begin(params), replace(found, strength=1.4), copy.deepcopy(found)):
+        assert other.tasks_learned == found.tasks_learned == 2
+    assert found.learned(params, importances(rng)).path is None
+    with pytest.raises(ArtefactError, match=r"EWC\.path: there is no file"):
+        EWC(path=tmp_path)
+    EWC().save(tmp_path)
+    with pytest.raises(ArgumentError, match="holds no task, so nothing is protected"):
+        EWC(path=tmp_path)
+
+
+def test_a_configuration_names_a_file(tmp_path, rng):
+    ewc, history = learned(rng)
+    ewc.save(tmp_path / "one.safetensors")
+    table = {"name": "ewc", "strength": 0.7, "path": str(tmp_path / "one.safetensors")}
+    again = config.parse(tomllib.loads(config.dump(config.parse({"regularizers": [table]}))))
+    (term,) = again.regularizers
+    params = draw(rng)
+    assert float(term.value_and_grad(params).value) == pytest.approx(penalty(params, history))
+    with pytest.raises(ConfigError, match=r"regularizers\[0\]\.path: there is no file"):
+        config.parse({"regularizers": [{**table, "path": "none.safetensors"}]})
 
 
 @given(
@@ -425,7 +480,7 @@ def fitted(x, t, w, terms, steps=300):
             grads = {k: g + term.value_and_grad(params).grads[k] for k, g in grads.items()}
         params, state = sgd.update(params, grads, state)
         for term in terms:
-            params = term.after_step(params, 0.5)
+            params = term.after_step(params, dict.fromkeys(params, 0.5))
     return params
 
 
@@ -479,3 +534,47 @@ def test_in_a_run_of_fit(library, rng):
         moved.append(np.abs(run.params["adapter.W"] - own["W"]).mean())
     assert moved[1] < 0.7 * moved[0]
     assert moved[2] < 0.1 * moved[0]
+
+
+def test_scheduled_proximal_steps_in_a_run(on_numpy, rng):
+    """Strength and learning rate of a step are those of its progress: the run, written out."""
+    queries, documents = rng.standard_normal((2, 24, 4)).astype(np.float32)
+    pairs = Pairs(queries, documents)
+    center, f = np.eye(4, dtype=np.float32), rng.uniform(0, 1, (4, 4)).astype(np.float32)
+    rate, strength = Ramp(start=0.1, end=0.01), Ramp(start=0.0, end=500.0)
+    ewc = EWC(strength=strength, proximal=True).learned({"W": center}, {"W": f})
+    loss, sgd = coreframe.build("losses", "info_nce"), SGD(learning_rate=rate)
+    run = coreframe.fit(
+        pairs, loss=loss, optimizer=sgd, regularizers=(ewc,), epochs=2, batch_size=8
+    )
+    w, step = {"W": center}, 0
+    batches = Batches(pairs=pairs, batch_size=8, seed=42)
+    for epoch in (1, 2):
+        for batch in batches.epoch(epoch):
+            y, pullback = Linear().forward(w, batch.anchors)
+            slope = loss.value_and_grad(replace(batch, anchors=y), wrt=("anchors",)).grads
+            grads = pullback(slope["anchors"], need_dx=False)[0]
+            lr, pull = rate.at(step, 6), rate.at(step, 6) * strength.at(step, 6) * f
+            w = {"W": (w["W"] - lr * grads["W"] + pull * center) / (1 + pull)}
+            step += 1
+    assert np.abs(w["W"] - center).max() > 1e-3
+    assert_near(run.params["adapter.W"], w["W"], 1e-5)
+
+
+def test_a_fisher_of_nothing_and_a_run_without_tasks():
+    with pytest.raises(ArgumentError, match="fisher is 0 everywhere"):
+        EWC().learned({"W": np.ones(2)}, {"W": np.zeros(2)})
+    with pytest.warns(UserWarning, match="EWC has no tasks, so this run is not protected"):
+        EWC().begin({"W": np.ones(2)})
+
+
+def test_a_proximal_step_goes_by_the_rate_of_each_parameter(rng):
+    """A parameter that a rule holds still is not moved by the penalty either."""
+    pairs = Pairs(*rng.standard_normal((2, 8, 3)))
+    own = {"W": rng.standard_normal((3, 3)), "b": rng.standard_normal(3)}
+    importances = {name: np.ones_like(x) for name, x in own.items()}
+    ewc = EWC(proximal=True, strength=1e6).learned(own, importances)
+    held = SGD(learning_rate=0.1, rules=(Rule("adapter.W", {"learning_rate": 0.0}),))
+    run = fit(pairs, adapter=Linear(bias=True), optimizer=held, regularizers=(ewc,), epochs=1)
+    assert np.array_equal(run.params["adapter.W"], np.eye(3))
+    assert np.allclose(run.params["adapter.b"], own["b"], atol=1e-4)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from coreframe import registry
+from coreframe.data.cache import Cached
+from coreframe.embedder import Embedder
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe_text.hashing import Hashing
 from coreframe_text.sha256 import Sha256
@@ -142,6 +144,14 @@ def test_ngrams_may_come_as_a_list() -> None:
 def test_one_string_is_not_a_list_of_texts() -> None:
     with pytest.raises(ArgumentTypeError, match="one string"):
         Hashing().embed("text")
+
+
+@pytest.mark.parametrize("embedder", [Hashing(), Sha256(), WordLlama(), Cached(embedder=Sha256())])
+def test_what_is_no_text_is_named(embedder: Embedder) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"texts\[1\] must be a text, got None"):
+        embedder.embed(["a", None])  # type: ignore[list-item]
+    with pytest.raises(ArgumentTypeError, match="must be a sequence of strings, got generator"):
+        embedder.embed(x for x in "ab")  # type: ignore[arg-type]
 
 
 def found(queries: np.ndarray, documents: np.ndarray, right: list[int]) -> float:

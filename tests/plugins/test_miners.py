@@ -423,3 +423,15 @@ def test_every_candidate_is_equally_likely():
     assert not np.diag(pairs).any()
     expected = off.mean()
     assert np.sum((off - expected) ** 2) / expected < len(off) + 6 * np.sqrt(2 * len(off))
+
+
+def test_k_may_be_an_integer_of_numpy(rng):
+    x = rng.standard_normal((9, D))
+    for miner in RANKING:
+        batch, found = Batch.pairs(x, x[::-1].copy()), []
+        for k in (3, np.int32(3)):
+            of_k = replace(miner, k=k)
+            relation = of_k.mine(batch, rng=stream(0, "k"))
+            found.append((relation.negatives, of_k.select(x, x, x, k, rng=stream(0, "k"))))
+        for one, other in zip(*found, strict=True):
+            assert np.array_equal(one, other)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import assert_is_gradient, assert_near
 
 from coreframe import Progress, resolve
-from coreframe.errors import ArgumentError
+from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe_regularizers.graph_laplacian import GraphLaplacian
 from coreframe_regularizers.l2 import L2
 from coreframe_regularizers.variance_of_variances import VarianceOfVariances
@@ -300,6 +300,42 @@ def test_batches_that_do_not_fit_the_graph(rng):
         regularizer.value_and_grad({"anchors": z})
     with pytest.raises(ArgumentError, match=r"ids must have shape \(3,\), got \(2,\)"):
         regularizer.value_and_grad({"references": z}, ids={"references": np.array([0, 1])})
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "text"),
+    [
+        ([-1, 0, 1], ArgumentError, "ids must be node numbers from 0, got -1"),
+        ([0.5, 1.5, 2.0], ArgumentTypeError, "ids must be node numbers, .*got float64"),
+        (["a", "b", "c"], ArgumentTypeError, "ids must be node numbers, .*got <U1"),
+    ],
+)
+def test_ids_that_name_no_node(ids, error, text):
+    regularizer = GraphLaplacian(edges=np.array([[0, 1], [1, 2]]))
+    with pytest.raises(error, match=text):
+        regularizer.value_and_grad({"anchors": np.eye(3)}, ids={"anchors": np.array(ids)})
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_nodes_far_beyond_the_graph_are_free(normalized):
+    """A number is looked up in the graph, and takes no memory of its own size."""
+    regularizer = GraphLaplacian(
+        edges=np.array([[0, 1]]), weights=[4.0], strength=1.0, normalized=normalized
+    )
+    z = np.array([[1.0], [7.0], [3.0]])
+    found = regularizer.value_and_grad({"anchors": z}, ids={"anchors": np.array([1, 10**15, 0])})
+    assert float(found.value) == pytest.approx(4 if normalized else 16)
+    assert found.grads["anchors"][1] == 0
+    nothing = regularizer.value_and_grad({"anchors": z[:0]})
+    assert float(nothing.value) == 0
+    assert nothing.grads["anchors"].shape == (0, 1)
+
+
+def test_graphs_compare_as_objects():
+    one, other = (GraphLaplacian(edges=np.array([[0, 1], [1, 2]])) for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
 
 
 def test_of_several_rows_of_a_node_the_first_counts(rng):

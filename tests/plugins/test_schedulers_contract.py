@@ -194,6 +194,13 @@ def test_shares_of_the_run() -> None:
     assert [Step(start=1.0, every=0.1, decay=0.5).at(t, 3) for t in range(3)] == [1.0, 0.5, 0.25]
 
 
+def test_shares_round_half_up() -> None:
+    """0.29 of 50 is 14.5, though not in floating point."""
+    for part, steps, want in ((0.29, 50, 15), (0.285, 100, 29), (0.1, 25, 3), (0.1, 24, 2)):
+        line = Linear(start=1.0, end=0.0, steps=part)
+        assert (line.at(want - 1, steps) > 0, line.at(want, steps)) == (True, 0)
+
+
 # What is refused ------------------------------------------------------------------------------
 
 WRONG: list[tuple[type[Scheduler], dict[str, Any], str]] = [

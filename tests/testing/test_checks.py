@@ -14,6 +14,7 @@ from coreframe import Batch, Loss, LossResult, Masked, Miner, PairwiseLoss, Rela
 from coreframe.errors import AmbiguousName, ArgumentError, ArgumentTypeError, UnknownName
 from coreframe.miner import similarity_rows, with_negatives
 from coreframe.registry import build, parameters, registry
+from coreframe.row_loss import RowLoss
 from coreframe.testing import Check, arrays, check, check_loss, check_miner, report
 
 BUILT_IN = [
@@ -248,6 +249,16 @@ class WritesToItsBatch(Distance):
         return found
 
 
+class DividesByTheRows(RowLoss):
+    needs: ClassVar[tuple[str, ...]] = ("anchors", "references")
+
+    def rows(self, arrays: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
+        apart = arrays["anchors"] - arrays["references"]
+        xp, n = namespace(apart=apart), apart.shape[0]
+        slope = 2 * apart / n
+        return xp.sum(apart * apart, axis=1) / n, {"anchors": slope, "references": -slope}
+
+
 @pytest.mark.parametrize(
     ("loss", "name", "words"),
     [
@@ -271,6 +282,7 @@ class WritesToItsBatch(Distance):
         (ReturnsDoubles(), "shapes", "grads['anchors'] is numpy float64 (6, 5)"),
         (IgnoresTheSumOfWeights(), "weights", "three times the weights change value"),
         (WritesToItsBatch(), "inputs_are_kept", "anchors was changed"),
+        (DividesByTheRows(), "single_rows", "pairs, half of the rows: value differs"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Loss) else "",
 )
