@@ -32,6 +32,8 @@ class Batch:
         scores: (n,) or (n, m), for losses of graded pairs. Default: none.
         ids: (n,), an equal id is the same item. Default: all items differ.
         reference_ids: (m,), likewise. Default: all items differ.
+        aligned: whether reference i is the partner of anchor i, whatever else the relation says;
+            losses of single rows go by it. Default: as an ``Aligned`` relation says.
 
     Shapes: n anchors, m references, k own negatives an anchor, width d.
 
@@ -58,6 +60,7 @@ class Batch:
     scores: Array | None = None
     ids: Any = None
     reference_ids: Any = None
+    aligned: bool = False
 
     def __post_init__(self) -> None:
         namespace(
@@ -92,6 +95,13 @@ class Batch:
                 f"references, but there are {n} and {m}"
             )
         self.relation.check()
+        if isinstance(self.relation, Aligned) and self.references is not None and m >= n:
+            object.__setattr__(self, "aligned", True)
+        if self.aligned and (self.references is None or m < n):
+            raise ArgumentError(
+                f"aligned=True says that reference i goes with anchor i, but there are {n} "
+                f"anchors and {'no' if self.references is None else m} references"
+            )
         dtypes = {
             str(x.dtype) for x in (self.anchors, self.references, self.negatives) if x is not None
         }
@@ -195,6 +205,7 @@ class Batch:
         nothing = xp.zeros((n, 0), dtype=xp.int32, device=device)
         return cls(
             anchors=anchors,
+            aligned=True,
             references=positives,
             negatives=negatives[:, None, :] if negatives.ndim == 2 else negatives,
             relation=Listed(index, nothing, n),
@@ -237,6 +248,7 @@ class Batch:
         return cls(
             anchors=anchors,
             references=references,
+            aligned=True,
             relation=Listed(positives[:, None], negatives[:, None], n),
             labels=found,
             weights=weights,

@@ -15,9 +15,9 @@ from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.loss import Loss, LossResult
 from coreframe.miner import Miner
 from coreframe.random import stream
-from coreframe.relation import Aligned, Relation
+from coreframe.relation import Relation
+from coreframe.result import wanted_fields
 from coreframe.scheduler import Scheduler, plain, require_resolved
-from coreframe.tiles import wanted_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +67,14 @@ class Symmetric(Loss):
             raise ArgumentError("a symmetric loss needs references: two sides of pairs")
         xp = namespace(anchors=batch.anchors)
         n, m = batch.relation.rows, batch.relation.columns
-        weights, aligned = batch.weights, isinstance(batch.relation, Aligned)
-        if weights is None and aligned and m > n:
+        weights = batch.weights
+        if weights is None and batch.aligned and m > n:
             weights = xp.ones_like(batch.anchors[:, 0])  # some losses count rows of negatives alone
         if weights is not None:
-            if not aligned:
+            if not batch.aligned:
                 raise ArgumentError(
-                    "weights in a symmetric loss need an aligned relation, where reference i "
-                    "takes the weight of anchor i"
+                    "weights in a symmetric loss need aligned rows, where reference i takes the "
+                    "weight of anchor i: Batch.pairs, or Batch(..., aligned=True)"
                 )
             if m > n:
                 weights = xp.concat([weights, xp.zeros_like(batch.references[n:, 0])])
@@ -86,6 +86,7 @@ class Symmetric(Loss):
             relation=batch.relation.transpose(),
             weights=weights,
             labels=batch.labels if m == n else None,
+            aligned=batch.aligned and m == n,
         )
         forth = self.loss.value_and_grad(batch, params, wrt=wrt)
         back = self.loss.value_and_grad(turned, params, wrt=back_wrt)

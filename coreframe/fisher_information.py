@@ -15,7 +15,7 @@ from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.loss import Loss
 from coreframe.per_example import Examples, add, each_row, fields_of
 from coreframe.random import stream
-from coreframe.tiles import computing_dtype
+from coreframe.result import computing_dtype
 
 METHODS = ("exact", "row_wise")
 SIDES = ("query", "both")

@@ -9,18 +9,13 @@ from typing import Any, ClassVar
 from coreframe import checks
 from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
+from coreframe.blocks import MEMORY_BUDGET, WORKING_ARRAYS, RowTerms
 from coreframe.errors import ArgumentError
 from coreframe.ops import kernel
+from coreframe.result import REDUCTIONS, LossResult
 from coreframe.scheduler import require_resolved
 from coreframe.similarity import NAMES
-from coreframe.tiles import (
-    MEMORY_BUDGET,
-    REDUCTIONS,
-    WORKING_ARRAYS,
-    LossResult,
-    RowTerms,
-    pairwise,
-)
+from coreframe.tiles import pairwise
 
 __all__ = ["Loss", "LossResult", "PairwiseLoss"]
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
+from coreframe.blocks import Plan
 from coreframe.duplicates import Duplicates, wide
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.ops import top_k
@@ -23,7 +24,7 @@ from coreframe.random import fresh_seeds, hash_keys
 from coreframe.relation import Aligned, Listed, Masked, Relation
 from coreframe.scheduler import Scheduler, plain, require_resolved
 from coreframe.similarity import Similarity
-from coreframe.tiles import Plan, similarity_rows
+from coreframe.tiles import similarity_rows
 
 __all__ = ["Miner", "RankingMiner", "Rows", "best", "pair_rows", "similarity_rows"]
 

@@ -126,6 +126,7 @@ class Examples:
             anchors=batch.anchors[row, :],
             references=batch.targets,
             relation=_relation(batch.relation, row, self_pairs),
+            aligned=False,
             **{
                 name: _some(getattr(batch, name), row)
                 for name in ("negatives", "weights", "labels", "scores", "ids")

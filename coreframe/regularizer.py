@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from coreframe.backend import Array, Params
-from coreframe.tiles import LossResult
+from coreframe.result import LossResult
 
 
 class Regularizer(ABC):

@@ -74,6 +74,13 @@ def codes(name: str, *lists: Any) -> tuple[Any, ...]:
                 raise _bad_codes(name, x.dtype)
         elif x.dtype.kind not in "iubUSO":
             raise _bad_codes(name, x.dtype)
+        elif x.dtype.kind == "O":
+            missing = [i for i, value in enumerate(x.tolist()) if value is None or value != value]
+            if missing:
+                raise ArgumentError(
+                    f"{name} has no value in row {missing[0]}; what is alone has a value of its "
+                    "own, which no other row has"
+                )
         found.append(x)
     text = [isinstance(x, np.ndarray) and x.dtype.kind in "USO" for x in found]
     if not any(text):

@@ -11,9 +11,14 @@ from coreframe.backend import Array, Params, device_of, namespace
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
 from coreframe.loss import Loss
-from coreframe.relation import Aligned
+from coreframe.result import (
+    REDUCTIONS,
+    LossResult,
+    computing_dtype,
+    reduce_rows,
+    wanted_fields,
+)
 from coreframe.scheduler import require_resolved
-from coreframe.tiles import REDUCTIONS, LossResult, computing_dtype, reduce_rows, wanted_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +27,9 @@ class RowLoss(Loss):
 
         value = reduction of w_i l_i,   l_i a function of row i of the fields in ``needs``
 
-    With ``references`` in ``needs``, row i of the anchors goes with row i of the references;
-    the relation is not read, and references beyond the anchors (shared negatives) take no part.
+    With ``references`` in ``needs``, row i of the anchors goes with row i of the references
+    (``Batch.aligned``); the relation is not read, and references beyond the anchors (shared
+    negatives) take no part.
 
     Args:
         reduction: mean, sum, mean_active or none; see ``coreframe.pairwise``. Default: torch's.
@@ -31,8 +37,8 @@ class RowLoss(Loss):
     Shapes: anchors (n, d); references (m, d) with m >= n; value 0-d, or (n,) with
     reduction="none"; gradients as their fields. Fields that are not read have gradient 0.
 
-    Edges: fewer references than anchors, and no references, are errors; where the weights sum to
-    0, value and gradients are 0.
+    Edges: no references, and references in other rows than the anchors', are errors; where the
+    weights sum to 0, value and gradients are 0.
 
     Cost: O(n d) time and memory beside ``rows``.
 
@@ -100,10 +106,10 @@ class RowLoss(Loss):
             raise ArgumentError(
                 f"{name} needs references, row i with anchor i: {name}()(anchors, positives)"
             )
-        m = batch.references.shape[0]
-        if m < n or (m > n and not isinstance(batch.relation, Aligned)):
+        if not batch.aligned:
             raise ArgumentError(
-                f"{name} reads row i of the references with anchor i, so it needs {n} references "
-                f"(more only as shared negatives behind them), got {m}"
+                f"{name} reads row i of the references with anchor i, and this batch does not say "
+                "that they go together: make it by Batch.pairs(anchors, references), or with "
+                "aligned=True"
             )
         return batch.references[:n, :]

@@ -65,6 +65,8 @@ CORE = {
     # losses, and what changes during a run
     "pairwise": "coreframe.tiles:pairwise",
     "row_loss": "coreframe.row_loss:RowLoss",
+    "ranking_miner": "coreframe.miner:RankingMiner",
+    "progress": "coreframe.scheduler:Progress",
     "stage": "coreframe_schedulers.curriculum:Stage",
     # training
     "fit": "coreframe.trainer:fit",
@@ -75,6 +77,7 @@ CORE = {
     "moving_average": "coreframe.gradients:MovingAverage",
     "checkpointed": "coreframe.recompute:checkpointed",
     "savings": "coreframe.recompute:savings",
+    "merge": "coreframe_adapters.low_rank:merge",
     "fisher": "coreframe.fisher_information:fisher",
     "save_state": "coreframe.state:save_state",
     "load_state": "coreframe.state:load_state",

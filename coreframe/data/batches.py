@@ -247,6 +247,7 @@ def gather(pairs: Pairs, chosen: Ints, own_negatives: int = 0, rng: Any = None) 
         anchors=queries,
         references=_take(pairs.documents, documents),
         negatives=negatives,
+        aligned=True,
         relation=_relation(pairs.relevance, rows, documents),
         ids=pairs.query_rows[rows],
         reference_ids=documents,

@@ -31,8 +31,8 @@ class CrossEntropy(RowLoss):
 
     Shapes: anchors (n, C), the logits; labels (n,) integers from 0 to C - 1; gradient (n, C).
 
-    Edges: a class whose logit is -inf (in a Batch made by hand: at or below half of its dtype's
-    least number) is masked: p = 0, gradient 0, and it takes no part in the smoothing, where
+    Edges: a class whose logit is -inf (or at or below half of its dtype's least number, -32752
+    in float16) is masked: p = 0, gradient 0, and it takes no part in the smoothing, where
     torch's loss is infinite. A masked class as label, a label out of range and labels that are
     no integers are errors. On a device, values are looked at under COREFRAME_CHECKS=1 only;
     otherwise the loss of such a row is inf there. No rows are an error.

@@ -8,9 +8,9 @@ from typing import Any
 from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
+from coreframe.blocks import WORKING_ARRAYS
 from coreframe.loss import PairwiseLoss
 from coreframe.scheduler import Scheduler, plain
-from coreframe.tiles import WORKING_ARRAYS
 
 MODES = ("hardest", "semi_hard", "all")
 

@@ -46,8 +46,8 @@ class SemiHard(RankingMiner):
     (n, min(k, m)) and ``select`` (n, k) indices, -1 for an empty place.
 
     Edges: with several positives the band ends at the farthest. A row without a positive has no
-    band, and is filled as if all were easier, the most similar first. Ties go to the lower index.
-    ``rng`` is not used.
+    band, and is filled as if all were easier, the most similar first. Ties go to the lower index;
+    a negative exactly at a border of the band is in or out by rounding. ``rng`` is not used.
 
     Cost: one matrix product, O(n m d) time, and memory linear in n and m.
 

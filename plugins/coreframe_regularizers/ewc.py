@@ -18,8 +18,8 @@ from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError, ArgumentTypeError, ArtefactError, nearest
 from coreframe.fisher_information import Fisher
 from coreframe.regularizer import Regularizer
+from coreframe.result import LossResult
 from coreframe.scheduler import Scheduler, plain, require_resolved
-from coreframe.tiles import LossResult
 
 FORMAT = "coreframe-ewc"
 VERSION = 1

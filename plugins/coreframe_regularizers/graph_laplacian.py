@@ -11,8 +11,8 @@ from coreframe.backend import Params, device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.ops import segment_sum
 from coreframe.regularizer import Regularizer
+from coreframe.result import LossResult
 from coreframe.scheduler import Scheduler, plain, require_resolved
-from coreframe.tiles import LossResult
 
 _EDGES_AT_ONCE = 8192
 

@@ -9,8 +9,8 @@ from typing import Any
 from coreframe import checks
 from coreframe.backend import Array, Params, namespace
 from coreframe.regularizer import Regularizer
+from coreframe.result import LossResult
 from coreframe.scheduler import Scheduler, plain, require_resolved
-from coreframe.tiles import LossResult
 
 
 @dataclass(frozen=True, kw_only=True)

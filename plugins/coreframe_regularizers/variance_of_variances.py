@@ -10,8 +10,8 @@ from coreframe import checks
 from coreframe.backend import Array, Params, namespace
 from coreframe.errors import ArgumentError
 from coreframe.regularizer import Regularizer
+from coreframe.result import LossResult
 from coreframe.scheduler import Scheduler, plain, require_resolved
-from coreframe.tiles import LossResult
 
 FIELDS = ("anchors", "references", "negatives")
 

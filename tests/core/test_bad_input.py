@@ -485,3 +485,21 @@ def test_a_missing_extra_says_what_to_install():
     text = str(MissingExtra("rich", "cli", "the command line"))
     assert text.startswith("the command line needs the package 'rich'")
     assert "pip install 'coreframe-ml[cli]'" in text
+
+
+def test_labels_that_are_missing_are_no_class() -> None:
+    x = np.eye(4)
+    for labels in ([None, None, "a", "a"], np.array([float("nan"), 1, 1, 2], dtype=object)):
+        with pytest.raises(ArgumentError, match="labels has no value in row 0"):
+            Batch.labelled(x, labels)
+
+
+def test_one_name_is_not_several() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"wrt is a tuple of names, such as \('anchors',\)"):
+        InfoNCE()(np.eye(2), np.eye(2), wrt="anchors")
+
+
+def test_aligned_rows_need_a_reference_each() -> None:
+    relation = Listed(np.array([[0], [0]]), np.zeros((2, 0), int), 1)
+    with pytest.raises(ArgumentError, match="there are 2 anchors and 1 references"):
+        Batch(anchors=np.eye(2), references=np.eye(2)[:1], relation=relation, aligned=True)

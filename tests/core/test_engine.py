@@ -30,8 +30,9 @@ from coreframe.batch import Batch
 from coreframe.errors import ArgumentTypeError
 from coreframe.loss import PairwiseLoss
 from coreframe.relation import Aligned, Listed, SameLabel, masked
+from coreframe.result import REDUCTIONS
 from coreframe.similarity import NAMES
-from coreframe.tiles import REDUCTIONS, pairwise, similarity_rows
+from coreframe.tiles import pairwise, similarity_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -729,7 +730,7 @@ PEAK = """
 import resource, sys
 import numpy as np
 from dataclasses import dataclass
-from coreframe.tiles import MEMORY_BUDGET
+from coreframe.blocks import MEMORY_BUDGET
 sys.path.insert(0, sys.argv[1])
 from test_engine import SoftMargin
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from support import LIBRARIES, assert_is_gradient, assert_near
 
-from coreframe import Batch, Pairs, Regularizer, fit
+from coreframe import Batch, Pairs, Regularizer, WeightedSum, fit
 from coreframe.config import parse
 from coreframe.data.batches import Order
 from coreframe.errors import ArgumentError, ConfigError
 from coreframe.loss import LossResult
 from coreframe_adapters.linear import Linear
 from coreframe_losses.info_nce import InfoNCE
+from coreframe_losses.mse import MSE
 from coreframe_miners.hardest import Hardest
 from coreframe_optimizers.sgd import SGD
 from coreframe_schedulers.constant import Constant
@@ -295,3 +296,19 @@ def test_a_configuration_has_the_same_options() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             parse(tomllib.loads(f"[train]\n{line}"))
+
+
+def test_losses_of_single_rows_go_with_mined_pairs_and_several_right_documents() -> None:
+    """Which reference is an anchor's own is said by the batch, whatever is done to the relation."""
+    rng = np.random.default_rng(0)
+    queries, documents = rng.standard_normal((6, 4)), rng.standard_normal((9, 4))
+    right = np.array([[i, i] for i in range(6)] + [[0, 6], [1, 7]])
+    pairs = Pairs(queries, documents, right, irrelevant=[[2, 8]])
+    run = train(pairs, loss=MSE(), miner=Hardest(k=2), batch_size=8)
+    rows = pairs.examples
+    x, apart = queries[rows[:, 0]], queries[rows[:, 0]] - documents[rows[:, 1]]
+    assert_near(run.params["adapter.W"], np.eye(4) - 0.5 * x.T @ (2 * apart / 4) / len(rows))
+    both = WeightedSum(losses={"mse": MSE(), "info_nce": LOSS}, weights={"mse": 0.1})
+    symmetric = WeightedSum(losses={"mse": MSE(), "clip": InfoNCE(symmetric=True)})
+    for loss in (both, symmetric):
+        assert train(pairs, loss=loss, side="both").skipped_steps == 0

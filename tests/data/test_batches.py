@@ -153,7 +153,7 @@ def test_known_wrong_documents_are_shared_or_each_anchors_own(library: Library) 
 
 
 def test_own_negatives_that_are_not_known_are_drawn() -> None:
-    n, rng = 30, np.random.default_rng(0)
+    n = 30
     wrong = np.stack([np.arange(n), (np.arange(n) + 5) % n], axis=1)
     data = Pairs(np.eye(n), np.eye(n), irrelevant=wrong)
     train, _, _ = data.split()  # leaves wrong documents out that are right elsewhere

@@ -205,7 +205,7 @@ A = np.ones((4, 3))
                 )
             ),
             ArgumentError,
-            "it needs 3 references .*got 4",
+            "MSE reads row i of the references with anchor i, and this batch does not say",
         ),
         (
             lambda: CosineEmbedding()(A, A, labels=[0, 0.9, 1, 1]),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coreframe.backend import Array
-from coreframe.tiles import Memory, Part, Rows
+from coreframe.blocks import Memory, Part, Rows
 from coreframe_numpy.kernels import threads
 
 
