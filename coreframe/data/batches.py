@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from coreframe.batch import Batch
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
+from coreframe.miner import Miner
 from coreframe.random import stream
 from coreframe.relation import Aligned, Relation, SameLabel, masked
 from coreframe.scheduler import Progress, Scheduler
@@ -119,6 +120,8 @@ class Batches:
             anchor gets as its own (``Batch.negatives``); where fewer are known, documents drawn
             at random among those that are not right fill up. 0 gives the known ones of the whole
             batch to everyone. Default: 0.
+        miner: narrows the relation of each batch, for example to hard negatives, by the vectors
+            as they are. (That of ``fit`` goes by the adapted ones.) Default: none.
         seed: the order follows from it. Default: 42, as ``fit``.
 
     Shapes: a batch has anchors (n, d) and references (m, d), or anchors alone for labelled
@@ -142,6 +145,7 @@ class Batches:
     drop_last: bool = False
     order: Order = field(default_factory=Order)
     own_negatives: int = 0
+    miner: Miner | None = None
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -150,6 +154,8 @@ class Batches:
         checks.number(self, "seed", minimum=0, integer=True)
         if not isinstance(self.order, Order):
             raise ArgumentTypeError(f"Batches.order must be an Order, got {self.order!r}")
+        if not isinstance(self.miner, Miner | None):
+            raise ArgumentTypeError(f"Batches.miner must be a miner, got {self.miner!r}")
         self._next = 1
         if self.own_negatives and (self.pairs.has_labels or not len(self.pairs.irrelevant)):
             raise DataError(
@@ -205,9 +211,12 @@ class Epoch(Iterator[Batch]):
             raise StopIteration
         size, source = self._source.batch_size, self._source
         chosen = self._order[self.done * size : (self.done + 1) * size]
-        rng = stream(source.seed, f"own negatives {self.number}", self.done)
+        rng = stream(source.seed, f"negatives {self.number}", self.done)
         self.done += 1
-        return gather(source.pairs, chosen, source.own_negatives, rng)
+        batch = gather(source.pairs, chosen, source.own_negatives, rng)
+        if source.miner is None:
+            return batch
+        return replace(batch, relation=source.miner.mine(batch, rng=rng))
 
 
 def gather(pairs: Pairs, chosen: Ints, own_negatives: int = 0, rng: Any = None) -> Batch:

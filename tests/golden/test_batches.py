@@ -6,12 +6,14 @@ import itertools
 
 import numpy as np
 import pytest
-from goldens import Case, fault, golden
+from goldens import Case, case, fault, golden
 
 from coreframe.data import batches as module
 from coreframe.data.batches import Batches, Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError
+from coreframe_miners.hardest import Hardest
+from coreframe_miners.random import Random
 
 PLAIN = Order(shuffle=False)
 
@@ -45,6 +47,32 @@ def test_sizes_lengths_and_epochs(case: Case) -> None:
         else:
             assert found == sizes
         assert epoch.remaining == want["remaining_end"] == 0
+
+
+def test_batches_of_hard_negatives() -> None:
+    """The cases of hardNegatives/ that are right, through the batches: mined within each."""
+    for name in ("n6_bs6", "n6_bs4"):
+        recorded = case(f"js:hardNegatives/{name}")
+        vectors = (np.array(recorded.inputs[key], np.float64) for key in ("anchors", "positives"))
+        batches = Batches(
+            pairs=Pairs(*vectors),
+            batch_size=recorded.params["batchSize"],
+            order=PLAIN,
+            miner=Hardest(k=1),
+        )
+        for batch, want in zip(batches, recorded.output["negative_indices_per_batch"], strict=True):
+            n = len(want)
+            _, negative = batch.relation.tile(slice(0, n), slice(0, n), np, None)
+            rows_of_data = batch.reference_ids[negative.argmax(axis=1)]
+            assert rows_of_data.tolist() == want
+            assert negative.sum(axis=1).tolist() == [1] * n
+    mined = Batches(pairs=pairs(30), miner=Random(k=2), order=PLAIN)
+    draws = [
+        next(iter(epoch)).relation.tile(slice(0, 30), slice(0, 30), np, None)[1].nonzero()[1]
+        for epoch in (mined.epoch(1), mined.epoch(2), mined.epoch(1))
+    ]
+    assert (draws[0] == draws[2]).all()
+    assert (draws[0] != draws[1]).any()
 
 
 @fault(9, "js:batches/break_resumes")
