@@ -26,7 +26,8 @@ class Symmetric(Loss):
 
         value = (loss(anchors -> references) + loss(references -> anchors)) / 2
 
-    References without a positive anchor, and own negatives, take no part in the second. With
+    References without a positive anchor, and own negatives, take no part in the second (unless the
+    batch is not aligned and the loss counts rows without a positive, as ``contrastive`` does). With
     InfoNCE this is CLIP's loss (there also ``InfoNCE(symmetric=True)``).
 
     Args:
@@ -34,7 +35,7 @@ class Symmetric(Loss):
 
     Shapes: anchors (n, d); references (m, d); own negatives (n, k, d); gradients for all.
 
-    Edges: a batch without references is an error. With weights the relation must be aligned:
+    Edges: a batch without references is an error. With weights the batch must be aligned:
     reference i takes the weight of anchor i, and shared negatives behind them have none.
 
     Cost: twice that of the loss.
