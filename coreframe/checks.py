@@ -51,6 +51,15 @@ def number(
         raise ArgumentError(f"{where} must be {expected}, got {given!r}")
 
 
+def flag(owner: object, name: str) -> None:
+    """Check a field that is true or false; a text such as "no" would count as true."""
+    value = getattr(owner, name)
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(
+            f"{type(owner).__name__}.{name} must be True or False, got {value!r}"
+        )
+
+
 def choice(owner: object, name: str, options: Sequence[str]) -> None:
     """Check a field that takes one of a few words."""
     value = getattr(owner, name)

@@ -142,8 +142,17 @@ class WeightedSum(Loss):
     weights: Mapping[str, float | Scheduler] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.losses, Mapping):
+            raise ArgumentTypeError(
+                f"WeightedSum.losses must map names to losses, got {type(self.losses).__name__}"
+            )
         if not self.losses:
             raise ArgumentError("WeightedSum.losses must name at least one loss")
+        for name, loss in self.losses.items():
+            if not isinstance(loss, Loss):
+                raise ArgumentTypeError(
+                    f"WeightedSum.losses[{name!r}] must be a loss, got {loss!r}"
+                )
         if dotted := [name for name in self.losses if "." in name]:
             raise ArgumentError(
                 f"WeightedSum.losses names {dotted}; a dot parts a loss's name from its parameters"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,11 +134,16 @@ def fisher(
     for name, given, options in (("side", side, SIDES), ("method", method, METHODS)):
         if given not in options:
             raise ArgumentError(f"{name} must be one of {', '.join(options)}, got {given!r}")
+    if not isinstance(adapter, Adapter):
+        raise ArgumentTypeError(
+            f"adapter must be a coreframe.Adapter, got {adapter!r}; by name: "
+            "coreframe.build('adapters', name)"
+        )
     if samples is not None and (
-        isinstance(samples, bool) or not isinstance(samples, int) or samples < 1
+        isinstance(samples, bool) or not isinstance(samples, numbers.Integral) or samples < 1
     ):
         raise ArgumentError(f"samples must be a whole number from 1 or None, got {samples!r}")
-    if not scale > 0 or not np.isfinite(scale):
+    if not isinstance(scale, numbers.Real) or not 0 < scale < math.inf:
         raise ArgumentError(f"scale must be above 0 and finite, got {scale!r}")
     given_batches = (batches,) if isinstance(batches, Batch) else tuple(batches)
     for batch in given_batches:

@@ -273,6 +273,7 @@ class MovingAverage:
     warmup: bool = False
 
     def __post_init__(self) -> None:
+        checks.flag(self, "warmup")
         checks.number(self, "decay", minimum=0, below=1)
 
     def init(self, params: Params) -> State:

@@ -131,6 +131,7 @@ class PairwiseLoss(Loss):
     needs_positive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        checks.flag(self, "learnable_scale")
         checks.choice(self, "similarity", NAMES)
         checks.choice(self, "reduction", REDUCTIONS)
         checks.number(self, "memory_budget", minimum=1, integer=True)

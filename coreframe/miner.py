@@ -166,6 +166,7 @@ class RankingMiner(Miner):
     needs_keys: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        checks.flag(self, "keep_equal")
         checks.number(self, "k", minimum=1, integer=True)
 
     @abstractmethod

@@ -11,6 +11,7 @@ import hashlib
 from typing import Any
 
 from coreframe.backend import Array, namespace
+from coreframe.errors import ArgumentTypeError
 
 
 def stream(seed: int, name: str, step: int = 0) -> Any:
@@ -49,6 +50,11 @@ def gumbel(keys: Array, dtype: Any) -> Array:
 
 def fresh_seeds(rng: Any) -> tuple[int, int]:
     """Draw the two 31-bit seeds of ``hash_keys``."""
+    if not hasattr(rng, "integers"):
+        raise ArgumentTypeError(
+            "rng must be a numpy.random.Generator, such as coreframe.random.stream(seed, name), "
+            f"got {rng!r}"
+        )
     return int(rng.integers(1 << 31)), int(rng.integers(1 << 31))
 
 

@@ -63,6 +63,7 @@ class Order:
     pool: float | Scheduler = 1.0
 
     def __post_init__(self) -> None:
+        checks.flag(self, "shuffle")
         if self.curriculum is not None:
             checks.choice(self, "curriculum", ORDERS)
         checks.number(self, "curriculum_epochs", minimum=1, integer=True)
@@ -149,6 +150,7 @@ class Batches:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        checks.flag(self, "drop_last")
         checks.number(self, "batch_size", minimum=1, integer=True)
         checks.number(self, "own_negatives", minimum=0, integer=True)
         checks.number(self, "seed", minimum=0, integer=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from coreframe import checks
 from coreframe.adapter import Adapter, Pullback
 from coreframe.backend import Array, Params, namespace
 
@@ -38,6 +39,9 @@ class Linear(Adapter):
     """
 
     bias: bool = False
+
+    def __post_init__(self) -> None:
+        checks.flag(self, "bias")
 
     def init(self, rng: Any, dim_in: int) -> Params:
         import numpy as np

@@ -60,6 +60,7 @@ class LowRank(Adapter):
     rank_stabilized: bool = False
 
     def __post_init__(self) -> None:
+        checks.flag(self, "rank_stabilized")
         checks.number(self, "rank", minimum=1, integer=True)
         if self.alpha is not None:
             checks.number(self, "alpha", above=0)

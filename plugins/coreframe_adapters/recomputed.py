@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from coreframe import checks
 from coreframe.adapter import Adapter, ClosedForm, Pullback
 from coreframe.backend import Array, Params
 from coreframe.chain import Layered
@@ -59,6 +60,7 @@ class Recomputed(Adapter):
     enabled: bool = True
 
     def __post_init__(self) -> None:
+        checks.flag(self, "enabled")
         if isinstance(self.adapter, ClosedForm) or not isinstance(self.adapter, Adapter):
             raise ArgumentTypeError(
                 f"Recomputed.adapter must be an adapter that is trained, got {self.adapter!r}"

@@ -61,6 +61,7 @@ class InfoNCE(PairwiseLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.flag(self, "symmetric")
         checks.number(self, "temperature", above=0)
         checks.number(self, "margin", minimum=0)
 

@@ -62,6 +62,8 @@ class InBatch(Miner):
     keep_equal: bool = False
 
     def __post_init__(self) -> None:
+        checks.flag(self, "include_positive")
+        checks.flag(self, "keep_equal")
         if self.threshold is not None:
             checks.number(self, "threshold")
         checks.choice(self, "similarity", NAMES)

@@ -62,6 +62,7 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.flag(self, "decoupled")
         checks.number(self, "beta1", minimum=0, below=1)
         checks.number(self, "beta2", minimum=0, below=1)
         checks.number(self, "epsilon", above=0)

@@ -54,6 +54,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.flag(self, "nesterov")
         checks.number(self, "momentum", minimum=0, below=1)
         checks.number(self, "weight_decay", minimum=0)
         if self.nesterov and self.momentum == 0:

@@ -119,6 +119,7 @@ class EWC(Regularizer):
     tasks: tuple[Task, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        checks.flag(self, "proximal")
         checks.number(self, "strength", minimum=0)
         checks.choice(self, "mode", MODES)
         checks.number(self, "decay", minimum=0, maximum=1)

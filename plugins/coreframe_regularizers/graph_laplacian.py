@@ -72,6 +72,7 @@ class GraphLaplacian(Regularizer):
     of: ClassVar[Literal["parameters", "embeddings"]] = "embeddings"
 
     def __post_init__(self) -> None:
+        checks.flag(self, "normalized")
         import numpy as np
 
         checks.number(self, "strength", minimum=0)

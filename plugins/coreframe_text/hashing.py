@@ -58,6 +58,8 @@ class Hashing(Embedder):
     lowercase: bool = True
 
     def __post_init__(self) -> None:
+        checks.flag(self, "word_boundaries")
+        checks.flag(self, "lowercase")
         checks.number(self, "dimensions", minimum=1, integer=True)
         pair = self.ngrams
         if not (

@@ -7,6 +7,7 @@ import pytest
 
 from coreframe.backend import get_backend, namespace
 from coreframe.batch import Batch
+from coreframe.compose import WeightedSum
 from coreframe.errors import (
     AmbiguousName,
     ArgumentError,
@@ -503,3 +504,37 @@ def test_aligned_rows_need_a_reference_each() -> None:
     relation = Listed(np.array([[0], [0]]), np.zeros((2, 0), int), 1)
     with pytest.raises(ArgumentError, match="there are 2 anchors and 1 references"):
         Batch(anchors=np.eye(2), references=np.eye(2)[:1], relation=relation, aligned=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "fields"),
+    [
+        ("losses", "info_nce", {"symmetric": "no"}),
+        ("losses", "info_nce", {"learnable_scale": 1}),
+        ("miners", "hardest", {"keep_equal": "no"}),
+        ("miners", "in_batch", {"include_positive": None}),
+        ("optimizers", "sgd", {"momentum": 0.9, "nesterov": "no"}),
+        ("optimizers", "adam", {"decoupled": "no"}),
+        ("regularizers", "ewc", {"proximal": "no"}),
+        ("adapters", "linear", {"bias": "no"}),
+        ("adapters", "low_rank", {"rank_stabilized": 1}),
+        ("embedders", "hashing", {"lowercase": "no"}),
+    ],
+)
+def test_what_is_true_or_false_is_no_text(kind, name, fields) -> None:
+    field = list(fields)[-1]
+    with pytest.raises(ArgumentTypeError, match=rf"{field} must be True or False, got"):
+        build(kind, name, **fields)
+
+
+def test_draws_need_a_generator() -> None:
+    x = np.eye(3)
+    with pytest.raises(ArgumentTypeError, match=r"rng must be a numpy\.random\.Generator"):
+        build("miners", "random").select(x, x, x, 1, rng=None)
+
+
+def test_a_sum_is_made_of_losses() -> None:
+    with pytest.raises(ArgumentTypeError, match="must map names to losses, got list"):
+        WeightedSum(losses=[InfoNCE()])
+    with pytest.raises(ArgumentTypeError, match=r"losses\['a'\] must be a loss, got 3"):
+        WeightedSum(losses={"a": 3})
