@@ -24,6 +24,7 @@ from typing import Any
 from coreframe import checks
 from coreframe.adapter import Adapter
 from coreframe.backend import Array, Params, device_of, namespace, to_numpy
+from coreframe.dtypes import widened
 from coreframe.errors import ArgumentError, ArtefactError, OutputError
 from coreframe.similarity import Similarity
 
@@ -141,7 +142,7 @@ class TrainedAdapter:
                 f"on, got {x.shape[1]}"
             )
         xp = namespace(x=x)
-        y = own.apply(x if xp.finfo(x.dtype).bits >= 32 else xp.astype(x, xp.float32))
+        y = own.apply(widened(x, xp))
         if self.normalize:
             y, _ = Similarity("cosine").prepare(y, None)
         return y if y.dtype == x.dtype else xp.astype(y, x.dtype)
@@ -195,13 +196,7 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
         raise ArtefactError(f"{path} is no stored adapter: {missing} is missing") from None
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ArtefactError(f"the adapter in {path} cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ArtefactError(f"{path / 'config.json'} is not of the format {FORMAT!r}")
-    if config.get("version") != VERSION:
-        raise ArtefactError(
-            f"{path / 'config.json'} has format version {config.get('version')!r}; "
-            f"this coreframe reads version {VERSION}"
-        )
+    check_format(config, FORMAT, VERSION, path / "config.json")
     try:
         dimensions, normalize, notes = (config[k] for k in ("dimensions", "normalize", "notes"))
         Similarity(config["similarity"])
@@ -261,6 +256,18 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
 
 
 # Files ---------------------------------------------------------------------------------------
+
+
+def check_format(found: object, name: str, version: int, where: object) -> dict[str, Any]:
+    """Return the header of a stored file, or raise ArtefactError unless we can read its format."""
+    if not isinstance(found, dict) or found.get("format") != name:
+        raise ArtefactError(f"{where} is not of the format {name!r}")
+    if found.get("version") != version:
+        raise ArtefactError(
+            f"{where} has format version {found.get('version')!r}; "
+            f"this coreframe reads version {version}"
+        )
+    return found
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:

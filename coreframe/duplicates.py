@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
+from coreframe.dtypes import widened
 from coreframe.random import hash_keys
 from coreframe.relation import Aligned, Listed
 from coreframe.similarity import Similarity
@@ -74,11 +75,11 @@ class Duplicates:
         partners = Partners.of(batch, positives)
         if partners is None:
             return None
-        kind = Similarity(similarity)
-        targets = wide(batch.targets)
+        xp, kind = namespace(anchors=batch.anchors), Similarity(similarity)
+        targets = widened(batch.targets, xp)
         center = kind.center(targets)
-        columns, anchors = (_told(x, kind, center) for x in (targets, wide(batch.anchors)))
-        pool = columns if positives is None else _told(wide(positives), kind, center)
+        columns, anchors = (_told(x, kind, center) for x in (targets, widened(batch.anchors, xp)))
+        pool = columns if positives is None else _told(widened(positives, xp), kind, center)
         return cls(columns, anchors, pool, partners)
 
     def tile(self, rows: slice, cols: slice) -> Array:
@@ -89,12 +90,6 @@ class Duplicates:
             told, there = self.partners.rows(self.pool, place, rows)
             found = found | (_same(told, columns) & there[:, None])
         return found
-
-
-def wide(x: Array) -> Array:
-    """Return x in the dtype that similarities are computed in: float32 at least."""
-    xp = namespace(x=x)
-    return x if xp.finfo(x.dtype).bits >= 32 else xp.astype(x, xp.float32)
 
 
 def _told(x: Array, kind: Similarity, center: Array | None) -> Array:

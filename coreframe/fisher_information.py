@@ -13,11 +13,11 @@ import numpy as np
 from coreframe.adapter import Adapter
 from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe.batch import Batch
+from coreframe.dtypes import computing_dtype
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.loss import Loss
 from coreframe.per_example import Examples, add, each_row, fields_of
 from coreframe.random import stream
-from coreframe.result import computing_dtype
 
 METHODS = ("exact", "row_wise")
 SIDES = ("query", "both")
@@ -191,7 +191,8 @@ def fisher(
 
 def _widened(batch: Batch) -> Batch:
     """Return a batch in float32, where it is narrower: squares of float16 would be 0."""
-    xp, dtype = namespace(anchors=batch.anchors), computing_dtype(batch.anchors)
+    xp = namespace(anchors=batch.anchors)
+    dtype = computing_dtype(batch.anchors, xp)
     if batch.anchors.dtype == dtype:
         return batch
     return replace(batch, **{name: xp.astype(x, dtype) for name, x in fields_of(batch).items()})

@@ -14,6 +14,7 @@ from typing import Any
 
 from coreframe import checks
 from coreframe.backend import Array, Params, device_of, is_array, namespace
+from coreframe.dtypes import cast, widened
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.scheduler import Scheduler, plain, require_resolved
 
@@ -49,7 +50,7 @@ def global_norm(grads: Params) -> Array:
     if not grads:
         raise ArgumentError("grads is empty: there is no norm of nothing")
     xp = namespace(**grads)
-    wide = [_wide(g, xp) for g in grads.values()]
+    wide = [widened(g, xp) for g in grads.values()]
     filled = [g for g in wide if 0 not in g.shape]
     if not filled:
         return xp.sum(wide[0])
@@ -60,7 +61,7 @@ def global_norm(grads: Params) -> Array:
     unit = xp.where(usable, largest, xp.ones_like(largest))
     total: Any = 0.0
     for g in filled:
-        scaled = _as(g, unit.dtype, xp) / unit
+        scaled = cast(g, unit.dtype, xp) / unit
         total = total + xp.sum(scaled * scaled)
     return xp.asarray(unit * xp.sqrt(xp.asarray(total)))
 
@@ -103,7 +104,7 @@ def clip_by_global_norm(grads: Params, limit: float) -> tuple[dict[str, Array], 
     factor = xp.where(over, limit * one, one)
     clipped = {}
     for name, g in grads.items():
-        clipped[name] = _as(_as(g, norm.dtype, xp) / divisor * factor, g.dtype, xp)
+        clipped[name] = cast(cast(g, norm.dtype, xp) / divisor * factor, g.dtype, xp)
     return clipped, norm
 
 
@@ -192,7 +193,7 @@ class Accumulation:
     def init(self, params: Params) -> State:
         """Return an empty window."""
         xp = namespace(**params)
-        sums = {name: xp.zeros_like(_wide(x, xp)) for name, x in params.items()}
+        sums = {name: xp.zeros_like(widened(x, xp)) for name, x in params.items()}
         first = next(iter(params.values()))
         dtype = xp.result_type(*(x.dtype for x in sums.values()))
         weight = xp.zeros((), dtype=dtype, device=device_of(first))
@@ -214,7 +215,7 @@ class Accumulation:
         new = {**state, "count": state["count"] + 1, "weight": total + given}
         for name, g in grads.items():
             before = _kept(state, "sum", name, g)
-            new[f"sum/{name}"] = before + xp.astype(given, before.dtype) * _as(g, before.dtype, xp)
+            new[f"sum/{name}"] = before + xp.astype(given, before.dtype) * cast(g, before.dtype, xp)
         return new
 
     def full(self, state: State) -> bool:
@@ -279,7 +280,7 @@ class MovingAverage:
     def init(self, params: Params) -> State:
         """Return the average before the first update: the parameters themselves."""
         xp = namespace(**params)
-        return {"updates": 0, **{f"average/{k}": _wide(x, xp) for k, x in params.items()}}
+        return {"updates": 0, **{f"average/{k}": widened(x, xp) for k, x in params.items()}}
 
     def update(self, state: State, params: Params) -> State:
         """Return the average after the parameters have changed once."""
@@ -294,7 +295,7 @@ class MovingAverage:
         new: dict[str, Any] = {"updates": t}
         for name, x in params.items():
             before = _kept(state, "average", name, x)
-            moved = before + (1 - decay) * (_as(x, before.dtype, xp) - before)
+            moved = before + (1 - decay) * (cast(x, before.dtype, xp) - before)
             new[f"average/{name}"] = xp.asarray(moved)
         return new
 
@@ -305,17 +306,6 @@ class MovingAverage:
 
 
 # Shared ---------------------------------------------------------------------------------------
-
-
-def _wide(x: Array, xp: Any) -> Array:
-    """Return an array in the dtype that is computed in: float32, or wider if it is."""
-    return _as(x, xp.float32, xp) if xp.finfo(x.dtype).bits < 32 else x
-
-
-def _as(x: Array, dtype: Any, xp: Any) -> Array:
-    # NumPy's arithmetic turns arrays without dimensions into its scalars.
-    x = x if x.ndim else xp.asarray(x)
-    return x if x.dtype == dtype else xp.astype(x, dtype)
 
 
 def _peak(x: Array, xp: Any) -> Array:

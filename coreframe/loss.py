@@ -30,6 +30,8 @@ class Loss(ABC):
 
     needs: ClassVar[tuple[str, ...]] = ("anchors",)
     detached: ClassVar[bool] = False
+    reads_triplets: ClassVar[bool] = False
+    """Whether the easy call takes (anchors, positives, negatives) as triplets, row by row."""
 
     @abstractmethod
     def value_and_grad(
@@ -85,6 +87,9 @@ class Loss(ABC):
         weights: Array | None = None,
     ) -> Batch:
         """Build the batch of the easy call; a loss with another reading of it overrides this."""
+        given = positives is not None and negatives is not None
+        if self.reads_triplets and given and ids is None and labels is None:
+            return Batch.triplets(anchors, positives, negatives, weights=weights)
         if (positives is None) == (labels is None):
             raise ArgumentError(
                 f"{type(self).__name__} is called with positives or with labels=, and not with "

@@ -17,7 +17,8 @@ from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
 from coreframe.blocks import Plan
-from coreframe.duplicates import Duplicates, wide
+from coreframe.dtypes import widened
+from coreframe.duplicates import Duplicates
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.ops import top_k
 from coreframe.random import fresh_seeds, hash_keys
@@ -260,12 +261,14 @@ def measure(miner: Miner) -> str:
 
 def _row_by_row(batch: Batch, positives: Array, name: str) -> Array:
     """Return the similarity of each anchor and its own positive, (n, 1)."""
-    kind = Similarity(name)
-    center = kind.center(wide(batch.targets))
-    (left, _), (right, _) = (kind.prepare(wide(x), center) for x in (batch.anchors, positives))
+    xp, kind = namespace(anchors=batch.anchors), Similarity(name)
+    center = kind.center(widened(batch.targets, xp))
+    (left, _), (right, _) = (
+        kind.prepare(widened(x, xp), center) for x in (batch.anchors, positives)
+    )
     if kind.is_distance:
         return kind.finish_differences(left - right)[:, None]
-    return namespace(left=left).sum(left * right, axis=1, keepdims=True)
+    return xp.sum(left * right, axis=1, keepdims=True)
 
 
 def with_negatives(batch: Batch, columns: Array) -> Relation:

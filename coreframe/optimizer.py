@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, Params, device_of, namespace
+from coreframe.dtypes import cast, computing_dtype
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.scheduler import Scheduler, require_resolved
 
@@ -115,7 +116,7 @@ class Optimizer(ABC):
                 raise ArgumentError(
                     f"the parameter {name!r} is empty: its shape is {tuple(parameter.shape)}"
                 )
-            wide, device = _wide(parameter, xp), device_of(parameter)
+            wide, device = computing_dtype(parameter, xp), device_of(parameter)
             for slot in self.slots:
                 state[f"{slot}/{name}"] = xp.zeros_like(parameter, dtype=wide)
             for scalar in self.scalars:
@@ -146,11 +147,11 @@ class Optimizer(ABC):
                     f"got {tuple(gradient.shape)}"
                 )
             slots = {slot: state[f"{slot}/{name}"] for slot in (*self.slots, *self.scalars)}
-            own, wide = self.for_parameter(name, parameter), _wide(parameter, xp)
-            old, slope = _cast(parameter, wide, xp), _cast(gradient, wide, xp)
+            own, wide = self.for_parameter(name, parameter), computing_dtype(parameter, xp)
+            old, slope = cast(parameter, wide, xp), cast(gradient, wide, xp)
             new, slots = own.step(old, slope, slots, count)
-            new_params[name] = _cast(new, parameter.dtype, xp)
-            new_state.update({f"{slot}/{name}": _cast(x, wide, xp) for slot, x in slots.items()})
+            new_params[name] = cast(new, parameter.dtype, xp)
+            new_state.update({f"{slot}/{name}": cast(x, wide, xp) for slot, x in slots.items()})
         return new_params, new_state
 
     def for_parameter(self, name: str, parameter: Array) -> Optimizer:
@@ -172,7 +173,7 @@ class Optimizer(ABC):
             )
         for name, parameter in params.items():
             own = {slot: state[f"{slot}/{name}"] for slot in kept}
-            wide = _wide(
+            wide = computing_dtype(
                 parameter,
                 namespace(**{name: parameter, **{f"state[{k}/{name}]": x for k, x in own.items()}}),
             )
@@ -198,14 +199,3 @@ class Optimizer(ABC):
             text = ", ".join(f"{f.name}={getattr(own, f.name)!r}" for f in fields)
             lines.append(f"{name} {tuple(parameter.shape)}: {text}")
         return "\n".join(lines)
-
-
-def _wide(x: Array, xp: Any) -> Any:
-    """Return the dtype that an array is updated in."""
-    return xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype
-
-
-def _cast(x: Array, dtype: Any, xp: Any) -> Array:
-    # NumPy's arithmetic turns arrays without dimensions into its scalars.
-    x = x if x.ndim else xp.asarray(x)
-    return x if x.dtype == dtype else xp.astype(x, dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
@@ -64,9 +63,3 @@ def wanted_fields(batch: Batch, wrt: tuple[str, ...] | None) -> tuple[str, ...]:
         if name not in present:
             raise ArgumentError(f"wrt names {name!r}, but this batch has {', '.join(present)}")
     return tuple(present if wrt is None else dict.fromkeys(wrt))
-
-
-def computing_dtype(x: Array) -> Any:
-    """float32 for anything narrower, else the dtype itself."""
-    xp = namespace(x=x)
-    return xp.float32 if int(xp.finfo(x.dtype).bits) < 32 else x.dtype

@@ -9,12 +9,12 @@ from typing import Any
 from coreframe import checks
 from coreframe.backend import Array, Params, device_of, namespace
 from coreframe.batch import Batch
+from coreframe.dtypes import computing_dtype
 from coreframe.errors import ArgumentError
 from coreframe.loss import Loss
 from coreframe.result import (
     REDUCTIONS,
     LossResult,
-    computing_dtype,
     reduce_rows,
     wanted_fields,
 )
@@ -77,7 +77,7 @@ class RowLoss(Loss):
         require_resolved(self)
         wanted = wanted_fields(batch, wrt)
         xp = namespace(anchors=batch.anchors)
-        dtype, device = computing_dtype(batch.anchors), device_of(batch.anchors)
+        dtype, device = computing_dtype(batch.anchors, xp), device_of(batch.anchors)
         n = batch.anchors.shape[0]
         arrays = {"anchors": xp.astype(batch.anchors, dtype, copy=False)}
         if "references" in self.needs:

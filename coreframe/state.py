@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from coreframe.artefact import make_folder, write_files
+from coreframe.artefact import check_format, make_folder, write_files
 from coreframe.backend import Array, device_of, is_array, namespace, to_numpy
 from coreframe.errors import ArgumentTypeError, ArtefactError
 
@@ -188,13 +188,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ArtefactError(f"{path} is not of the format {FORMAT!r}") from None
     except (ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}") from None
-    if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise ArtefactError(f"{path} is not of the format {FORMAT!r}")
-    if head.get("version") != VERSION:
-        raise ArtefactError(
-            f"{path} has format version {head.get('version')!r}; "
-            f"this coreframe reads version {VERSION}"
-        )
+    head = check_format(head, FORMAT, VERSION, path)
     kinds = {"kind": str, "numbers": dict, "bfloat16": list, "meta": dict}
     if wrong := [key for key, kind in kinds.items() if not isinstance(head.get(key), kind)]:
         raise ArtefactError(f"{path} is damaged: its header has no {wrong[0]}")

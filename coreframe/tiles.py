@@ -26,8 +26,9 @@ from coreframe.blocks import (
     RowTerms,
     block_loop,
 )
+from coreframe.dtypes import computing_dtype
 from coreframe.errors import ArgumentError
-from coreframe.result import REDUCTIONS, LossResult, computing_dtype, reduce_rows, wanted_fields
+from coreframe.result import REDUCTIONS, LossResult, reduce_rows, wanted_fields
 from coreframe.similarity import Pull, Similarity
 
 _GATHER = 32  # gathering l listed rows beats a product with all m from about m = 32 l
@@ -106,7 +107,7 @@ def pairwise(
 
     xp = namespace(anchors=batch.anchors, **(params or {}))
     kind = Similarity(similarity)
-    dtype = computing_dtype(batch.anchors)
+    dtype = computing_dtype(batch.anchors, xp)
     (left, pull_left), (right, pull_right), center = _prepare(batch, kind, dtype, xp)
     own = None if batch.negatives is None else _as(batch.negatives, dtype, xp)
     wants = {"left"} if "anchors" in wanted else set()
@@ -174,7 +175,7 @@ def similarity_rows(
     """
     xp = namespace(anchors=batch.anchors)
     kind = Similarity(similarity)
-    dtype = computing_dtype(batch.anchors)
+    dtype = computing_dtype(batch.anchors, xp)
     (left, _), (right, _), center = _prepare(batch, kind, dtype, xp)
     n, m = left.shape[0], right.shape[0]
     rows = Rows(

@@ -10,6 +10,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import util
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -123,6 +126,17 @@ LIBRARIES: dict[str, Callable[[], Library]] = {
     "jax": _jax,
     "cupy": _cupy,
 }
+
+
+def load_example(name: str) -> ModuleType:
+    """Import a script of examples/ by its name, anew."""
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    spec = util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # Comparing ----------------------------------------------------------------------------------

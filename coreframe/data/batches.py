@@ -213,7 +213,9 @@ class Epoch(Iterator[Batch]):
             raise StopIteration
         size, source = self._source.batch_size, self._source
         chosen = self._order[self.done * size : (self.done + 1) * size]
-        rng = stream(source.seed, f"negatives {self.number}", self.done)
+        rng = None
+        if source.own_negatives or source.miner is not None:
+            rng = stream(source.seed, f"negatives {self.number}", self.done)
         self.done += 1
         batch = gather(source.pairs, chosen, source.own_negatives, rng)
         if source.miner is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, Params, namespace
@@ -65,6 +65,8 @@ class LocalContrastive(PairwiseLoss):
     over_negatives: str = "mean"
     similarity: str = "euclidean"
 
+    reads_triplets: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.number(self, "margin", minimum=0)
@@ -74,20 +76,6 @@ class LocalContrastive(PairwiseLoss):
                 "LocalContrastive(over_negatives='none') has a value (n, k), so it needs "
                 f"reduction='none', got {self.reduction!r}"
             )
-
-    def batch(
-        self,
-        anchors: Array,
-        positives: Array | None = None,
-        negatives: Array | None = None,
-        *,
-        labels: Any = None,
-        ids: Any = None,
-        weights: Array | None = None,
-    ) -> Batch:
-        if positives is not None and negatives is not None and ids is None and labels is None:
-            return Batch.triplets(anchors, positives, negatives, weights=weights)
-        return super().batch(anchors, positives, negatives, labels=labels, ids=ids, weights=weights)
 
     @property
     def working_arrays(self) -> int:

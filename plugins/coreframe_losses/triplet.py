@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
-from coreframe.batch import Batch
 from coreframe.blocks import WORKING_ARRAYS
 from coreframe.loss import PairwiseLoss
 from coreframe.scheduler import Scheduler, plain
@@ -63,24 +62,12 @@ class Triplet(PairwiseLoss):
     mode: str = "hardest"
     similarity: str = "euclidean"
 
+    reads_triplets: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.number(self, "margin", minimum=0)
         checks.choice(self, "mode", MODES)
-
-    def batch(
-        self,
-        anchors: Array,
-        positives: Array | None = None,
-        negatives: Array | None = None,
-        *,
-        labels: Any = None,
-        ids: Any = None,
-        weights: Array | None = None,
-    ) -> Batch:
-        if positives is not None and negatives is not None and ids is None and labels is None:
-            return Batch.triplets(anchors, positives, negatives, weights=weights)
-        return super().batch(anchors, positives, negatives, labels=labels, ids=ids, weights=weights)
 
     @property
     def working_arrays(self) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
-from coreframe.duplicates import Duplicates, Partners, wide
+from coreframe.dtypes import widened
+from coreframe.duplicates import Duplicates, Partners
 from coreframe.errors import ArgumentError
 from coreframe.miner import Miner, best, pair_rows
 from coreframe.relation import Masked, Relation
@@ -119,11 +120,11 @@ class InBatch(Miner):
                 "which references are false negatives"
             )
         kind, threshold, named = Similarity(self.similarity), plain(self.threshold), partners
-        targets = wide(batch.targets)
+        xp = namespace(anchors=batch.anchors)
+        targets = widened(batch.targets, xp)
         center = kind.center(targets)
         columns, _ = kind.prepare(targets, center)
-        pool = columns if positives is None else kind.prepare(wide(positives), center)[0]
-        xp = namespace(columns=columns)
+        pool = columns if positives is None else kind.prepare(widened(positives, xp), center)[0]
 
         def drop(rows: slice, cols: slice) -> Array:
             v = columns[cols, :]

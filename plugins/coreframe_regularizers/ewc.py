@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from coreframe import checks
-from coreframe.artefact import make_folder, write_files
+from coreframe.artefact import check_format, make_folder, write_files
 from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError, ArgumentTypeError, ArtefactError, nearest
 from coreframe.fisher_information import Fisher
@@ -295,13 +295,7 @@ class EWC(Regularizer):
             header = json.loads(text or "null")
         except (ValueError, RecursionError) as error:
             raise ArtefactError(f"{file} is damaged: its header is no JSON: {error}") from None
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise ArtefactError(f"{file} is not of the format {FORMAT!r}")
-        if header.get("version") != VERSION:
-            raise ArtefactError(
-                f"{file} has format version {header.get('version')!r}; "
-                f"this coreframe reads version {VERSION}"
-            )
+        check_format(header, FORMAT, VERSION, file)
         try:
             tasks = []
             for k, told in enumerate(header["tasks"]):

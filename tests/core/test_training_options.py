@@ -107,20 +107,30 @@ def test_a_pool_decides_how_many_updates_a_run_has() -> None:
     assert run.history[-1]["step"] == updates
 
 
-def test_one_bad_batch_leaves_its_whole_window_out() -> None:
-    calls = []
+def broken(what: str) -> tuple[InfoNCE, list[Batch]]:
+    """Return a loss whose value or grads are NaN at its second call, and the list of its calls."""
+    calls: list[Batch] = []
 
     class Broken(InfoNCE):
         def value_and_grad(self, batch: Any, params: Any = None, *, wrt: Any = None) -> LossResult:
             calls.append(batch)
             found = super().value_and_grad(batch, params, wrt=wrt)
-            by = float("nan") if len(calls) == 2 else 1.0
-            return LossResult(found.value, {name: by * g for name, g in found.grads.items()})
+            if len(calls) != 2:
+                return found
+            if what == "value":
+                return LossResult(float("nan") * found.value, found.grads)
+            nan = {name: float("nan") * g for name, g in found.grads.items()}
+            return LossResult(found.value, nan)
 
+    return Broken(temperature=0.5), calls
+
+
+def test_one_bad_batch_leaves_its_whole_window_out() -> None:
+    loss, calls = broken("grads")
     pairs = data()
     run = train(
         pairs,
-        loss=Broken(temperature=0.5),
+        loss=loss,
         batch_size=4,
         gradient_accumulation_steps=2,
         max_grad_norm=100.0,
@@ -133,17 +143,9 @@ def test_one_bad_batch_leaves_its_whole_window_out() -> None:
 
 
 def test_an_average_stays_where_it_is_while_a_step_is_skipped() -> None:
-    calls = []
-
-    class Broken(InfoNCE):
-        def value_and_grad(self, batch: Any, params: Any = None, *, wrt: Any = None) -> LossResult:
-            calls.append(batch)
-            found = super().value_and_grad(batch, params, wrt=wrt)
-            by = float("nan") if len(calls) == 2 else 1.0
-            return LossResult(by * found.value, found.grads)
-
+    loss, _ = broken("value")
     pairs = data()
-    run = train(pairs, loss=Broken(temperature=0.5), batch_size=4, ema_decay=0.5)
+    run = train(pairs, loss=loss, batch_size=4, ema_decay=0.5)
     start = np.eye(4)
     first = start - 0.5 * gradient(pairs, slice(0, 4), start)
     third = first - 0.5 * gradient(pairs, slice(8, 12), first)

@@ -6,11 +6,11 @@ import json
 import subprocess
 import sys
 import sysconfig
-from importlib import util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support import load_example
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "code_search.py"
 
@@ -49,12 +49,7 @@ class Thing:
 
 @pytest.fixture
 def example() -> ModuleType:
-    spec = util.spec_from_file_location("code_search", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("code_search")
 
 
 def test_functions(example: ModuleType, tmp_path: Path) -> None:

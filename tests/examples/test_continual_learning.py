@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib import util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support import load_example
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "continual_learning.py"
 
@@ -38,12 +38,7 @@ class Thing:
 
 @pytest.fixture
 def example() -> ModuleType:
-    spec = util.spec_from_file_location("continual_learning", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("continual_learning")
 
 
 def test_functions(example: ModuleType, tmp_path: Path) -> None:

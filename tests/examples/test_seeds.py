@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 from goldens import fault
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+from support import load_example
 
 
 def test_the_rust_example() -> None:
-    found = example("seed_rust").main()
+    found = load_example("seed_rust").main()
     assert found["negatives"] == [5] * 20 + [13] * 20 + [20] * 20  # 1000 samples a stage
     assert found["temperature"] == pytest.approx([1.0] * 20 + [0.55] * 20 + [0.1] * 20)
     assert np.isfinite(found["loss"]).all()
     for stage in (slice(0, 20), slice(20, 40)):
         losses = found["loss"][stage]
         assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    again = example("seed_rust").main()
+    again = load_example("seed_rust").main()
     assert again["loss"] == found["loss"]
     assert np.array_equal(again["W"], found["W"])
 
@@ -40,7 +24,7 @@ def test_the_rust_example() -> None:
 @fault(28)
 def test_the_javascript_example_stays_finite_and_learns() -> None:
     """Two rows, and a warm-up as long as the run: there every weight became NaN."""
-    found = example("seed_javascript").main()
+    found = load_example("seed_javascript").main()
     assert found["events"] == ["process:complete 2"]
     assert all(np.isfinite(x).all() for x in found["params"].values())
     assert found["losses"][-1] < 0.7 * found["losses"][0]
