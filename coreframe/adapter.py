@@ -8,9 +8,21 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from coreframe.backend import Array, Params, namespace
+from coreframe.ops import op
 
 Pullback = Callable[..., tuple[Params, Array | None]]
 """``pullback(dy, need_dx=True) -> (gradients by parameter name, dx or None)``."""
+
+
+@op
+def squared_product(x: Array, y: Array, /) -> Array:
+    """Return the sum over rows of their squared outer products: (n, d) and (n, e) to (d, e).
+
+    result[p, q] = sum_i (x[i, p] y[i, q])^2, one matrix product of squares. It is what each row's
+    own gradient x_i^T dy_i of a matrix, squared, sums up to.
+    """
+    xp = namespace(x=x, y=y)
+    return xp.matrix_transpose(x * x) @ (y * y)
 
 
 def count_parameters(params: Params) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,10 +115,11 @@ def fisher(
     adapter has B = 0, and so the Fisher 0 for A: take it after training. With side="query" the
     loss of a row must not depend on the other anchors, as no loss of rows does.
 
-    Cost: with side="query" one call of the loss and about two products (n, d) x (d, d) a batch.
-    With side="both", exact, each example has a call of its own, O(m d) for a ``PairwiseLoss``
-    and O(n m d) else, and a pullback of all vectors of the batch. The batches are all held until
-    the end, since a draw has to know how many examples there are.
+    Cost: with side="query" one call of the loss and about two products (n, d) x (d, d) a batch:
+    the adapter's own, and one of squares. With side="both", exact, each example has a call of
+    its own, O(m d) for a ``PairwiseLoss`` and O(n m d) else, and a pullback of all vectors of
+    the batch. An iterator of batches costs the memory of one: each is dropped before the next is
+    asked for. With ``samples`` all are held, since a draw has to know how many examples there are.
 
     References: Kirkpatrick et al. 2017, arXiv 1612.00796; van de Ven 2025, arXiv 2502.11756,
     on what else is called so.
@@ -145,21 +146,12 @@ def fisher(
         raise ArgumentError(f"samples must be a whole number from 1 or None, got {samples!r}")
     if not isinstance(scale, numbers.Real) or not 0 < scale < math.inf:
         raise ArgumentError(f"scale must be above 0 and finite, got {scale!r}")
-    given_batches = (batches,) if isinstance(batches, Batch) else tuple(batches)
-    for batch in given_batches:
-        if not isinstance(batch, Batch):
-            raise ArgumentTypeError(
-                f"batches must be a coreframe.Batch or an iterable of them, got a "
-                f"{type(batch).__name__} in it; Batch.pairs(anchors, targets) makes one"
-            )
-    if not given_batches:
-        raise ArgumentError("batches holds no examples, so there is no Fisher information")
-    namespace(**{f"batches_{i}": batch.anchors for i, batch in enumerate(given_batches)})
+    drawn = _drawn((batches,) if isinstance(batches, Batch) else batches, samples, seed)
     needs: set[str] = set()
     each = each_row(loss, needs)
-    chosen = _drawn([batch.anchors.shape[0] for batch in given_batches], samples, seed)
     total: dict[str, Array] = {}
-    for batch, rows in zip(given_batches, chosen, strict=True):
+    count = 0
+    for batch, rows in drawn:
         if not len(rows):
             continue
         if "references" in needs and batch.references is None:
@@ -177,7 +169,10 @@ def fisher(
         else:
             squares = call.both() if method == "exact" else call.row_wise()
         add(total, squares)
-    count = sum(len(rows) for rows in chosen)
+        count += len(rows)
+        del batch, call, squares  # not held while an iterator makes the next one
+    if not count:
+        raise ArgumentError("batches holds no examples, so there is no Fisher information")
     diagonal = {name: x * (scale * scale / count) for name, x in total.items()}
     xp = namespace(**diagonal)
     for name, x in diagonal.items():
@@ -198,15 +193,41 @@ def _widened(batch: Batch) -> Batch:
     return replace(batch, **{name: xp.astype(x, dtype) for name, x in fields_of(batch).items()})
 
 
-def _drawn(sizes: Sequence[int], samples: int | None, seed: int) -> list[Any]:
-    """Return the rows of each batch that count."""
-    count = sum(sizes)
-    if samples is None or samples >= count:
-        return [np.arange(size) for size in sizes]
-    rows = np.sort(stream(seed, "fisher").choice(count, samples, replace=False))
-    ends = np.cumsum(sizes)
-    parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
-    return [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
+def _drawn(batches: Iterable[Batch], samples: int | None, seed: int) -> Iterator[tuple[Batch, Any]]:
+    """Yield each batch with its rows that count; hold them only where some are to be drawn."""
+    if samples is None:
+        for batch in _checked(batches):
+            yield batch, np.arange(batch.anchors.shape[0])
+            del batch
+        return
+    held = list(_checked(batches))
+    sizes = [batch.anchors.shape[0] for batch in held]
+    count, start = sum(sizes), 0
+    rows = np.arange(count)
+    if samples < count:
+        rows = np.sort(stream(seed, "fisher").choice(count, samples, replace=False))
+    for batch, size in zip(held, sizes, strict=True):
+        first, last = np.searchsorted(rows, (start, start + size))
+        yield batch, rows[first:last] - start
+        start += size
+
+
+def _checked(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches, each checked for its type, and to be of the library of the first."""
+    first: Array = None
+    number = 0
+    for batch in batches:
+        if not isinstance(batch, Batch):
+            raise ArgumentTypeError(
+                f"batches must be a coreframe.Batch or an iterable of them, got a "
+                f"{type(batch).__name__} in it; Batch.pairs(anchors, targets) makes one"
+            )
+        xp = namespace(**{"batches_0": first, f"batches_{number}": batch.anchors})
+        if first is None:  # one number stands for it, so that the batch need not be held
+            first = xp.zeros((), dtype=batch.anchors.dtype, device=device_of(batch.anchors))
+        yield batch
+        del batch
+        number += 1  # noqa: SIM113 - enumerate would hold the batch that it gave last
 
 
 def _check_width(adapter: Adapter, params: Params, batch: Batch) -> None:

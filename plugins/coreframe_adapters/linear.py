@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coreframe import checks
-from coreframe.adapter import Adapter, Pullback
+from coreframe.adapter import Adapter, Pullback, squared_product
 from coreframe.backend import Array, Params, namespace
 
 
@@ -65,7 +65,7 @@ class Linear(Adapter):
 
     def squared_gradients(self, params: Params, x: Array, dy: Array, *, rng: Any = None) -> Params:
         xp = namespace(x=x, dy=dy)
-        squares = {"W": xp.matrix_transpose(x * x) @ (dy * dy)}
+        squares = {"W": squared_product(x, dy)}
         return squares | {"b": xp.sum(dy * dy, axis=0)} if self.bias else squares
 
     def matrix(self, params: Params) -> tuple[Array, Array | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from coreframe import checks
-from coreframe.adapter import Adapter, Pullback
+from coreframe.adapter import Adapter, Pullback, squared_product
 from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError
 from coreframe.scheduler import plain, require_resolved
@@ -109,10 +109,7 @@ class LowRank(Adapter):
         xp = namespace(x=x, dy=dy)
         d_hidden = self.scaling * (dy @ xp.matrix_transpose(params["B"]))
         hidden = self.scaling * (x @ params["A"])
-        return {
-            "A": xp.matrix_transpose(x * x) @ (d_hidden * d_hidden),
-            "B": xp.matrix_transpose(hidden * hidden) @ (dy * dy),
-        }
+        return {"A": squared_product(x, d_hidden), "B": squared_product(hidden, dy)}
 
     def thin(self, params: Params) -> tuple[Array, Array, float] | None:
         return params["A"], params["B"], self.scaling

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from support import Case, assert_near, dense_loss, random_case
 
 from coreframe import Batch, Loss, LossResult, Mined, Symmetric, WeightedSum, namespace
+from coreframe.adapter import Adapter, squared_product
 from coreframe.errors import ArgumentError, ArgumentTypeError, MixedArrays
 from coreframe.fisher_information import Fisher, fisher
 from coreframe.relation import masked
@@ -214,6 +216,62 @@ def test_samples(on_numpy, side, method, rng):
     assert_fisher(on_numpy, found, want)
     every = fisher(adapter, params, LOSS, batches, side=side, method=method, samples=11)
     assert every.examples == 11
+
+
+@pytest.mark.parametrize("side", ["query", "both"])
+def test_an_iterator_of_batches_costs_the_memory_of_one(on_numpy, side, rng):
+    """The batch before is gone when the next is asked for, whatever it was needed for."""
+    adapter, params = linear(rng)
+    cases = [random_case(rng, n, M, D, weights=True) for n in (4, 1, 6)]
+    before, alive = [], []
+
+    def made():
+        for case in cases:
+            alive.append(sum(ref() is not None for ref in before))
+            batch = case.batch(on_numpy)
+            before.extend((weakref.ref(batch), weakref.ref(batch.anchors)))
+            yield batch
+            del batch
+
+    found = fisher(adapter, params, LOSS, made(), side=side)
+    assert alive == [0, 0, 0]
+    whole = fisher(adapter, params, LOSS, [case.batch(on_numpy) for case in cases], side=side)
+    assert found.examples == whole.examples == 11
+    for name, x in whole.diagonal.items():
+        assert np.array_equal(found.diagonal[name], x)
+    del before[:], alive[:]
+    fisher(adapter, params, LOSS, made(), side=side, samples=2)
+    assert alive == [0, 2, 4]  # what is drawn from has to be held
+
+
+@pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 700])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_squares_in_blocks_equal_the_reference(on_numpy, n, dtype, rng):
+    x = rng.standard_normal((n, 5)).astype(dtype)
+    y = rng.standard_normal((2 * n, 2 * 3)).astype(dtype)[::2, ::2]  # rows that are apart
+    for array in (x, y):
+        array.flags.writeable = False
+    found, want = squared_product(x, y), squared_product.reference(x, y)
+    assert found.dtype == want.dtype == dtype
+    assert_near(found, want, 1e-2 if dtype == "float16" else 1e-6)
+
+
+def test_squares_in_blocks_keep_what_is_not_a_number(on_numpy, rng):
+    x, y = rng.standard_normal((300, 2)), rng.standard_normal((300, 3))
+    x[290, 1] = np.nan
+    found = squared_product(x, y)
+    assert np.isnan(found).tolist() == [[False] * 3, [True] * 3]
+
+
+@pytest.mark.parametrize("make", [linear, low_rank])
+def test_squared_gradients_on_every_library(library, make, rng):
+    """Beside the form that passes row by row."""
+    adapter, params = make(rng)
+    params = here(library, params)
+    x, dy = (library.asarray(rng.standard_normal((5, D))) for _ in range(2))
+    found = adapter.squared_gradients(params, x, dy)
+    for name, want in Adapter.squared_gradients(adapter, params, x, dy).items():
+        assert_near(library.to_numpy(found[name]), library.to_numpy(want))
 
 
 def test_float32_stays_and_parameters_are_brought(library, rng):
