@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from coreframe.backend import Array, namespace, to_numpy
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, LabelRelevance, Relevance
+from coreframe.dtypes import cast, computing_dtype
 from coreframe.errors import ArgumentError
 from coreframe.evaluation import DEPTH
-from coreframe.ops import top_k
+from coreframe.ops import op, top_k
 from coreframe.similarity import Similarity
 
 Map = Callable[..., Array]
@@ -84,38 +86,54 @@ def measure(found: Ints, relevance: Relevance) -> tuple[dict[str, NDArray[np.flo
 def search(queries: Array, documents: Array, k: int, *, similarity: str = "cosine") -> Ints:
     """Return the rows of the k most similar documents of each query: (q, k) int64, best first.
 
-    Exact, in tiles, so that memory does not grow with q times c. Ties go to the lower row.
+    Exact, in tiles, so that memory does not grow with q times c, and vectors are never copied
+    whole. Ties go to the lower row. A score that is NaN counts as -inf. float16 and bfloat16 are
+    computed in float32.
     """
-    xp = namespace(queries=queries, documents=documents)
+    namespace(queries=queries, documents=documents)
     count = documents.shape[0]
     if not 1 <= k <= count:
         raise ArgumentError(f"k must be from 1 to the number of documents {count}, got {k}")
     kind = Similarity(similarity)
     center = kind.center(documents)
-    left, _ = kind.prepare(queries, center)
-    right, _ = kind.prepare(documents, center)
-    left_norms, right_norms = kind.squared_norms(left), kind.squared_norms(right)
-    blocks = []
-    for i in range(0, left.shape[0], _QUERIES_AT_ONCE):
-        rows = slice(i, min(i + _QUERIES_AT_ONCE, left.shape[0]))
-        best: Any = None
-        for j in range(0, count, _DOCUMENTS_AT_ONCE):
-            cols = slice(j, min(j + _DOCUMENTS_AT_ONCE, count))
+    found: Ints = to_numpy(nearest_documents(queries, documents, center, k, kind))
+    return found.astype(np.int64, copy=False)
+
+
+@op
+def nearest_documents(
+    queries: Array, documents: Array, center: Array | None, k: int, kind: Similarity, /
+) -> Array:
+    """Return the rows of the k most similar documents of each query, best first: (q, k) int.
+
+    queries (q, d), documents (c, d), 1 <= k <= c; center as ``kind`` has it of the documents.
+    """
+    xp = namespace(queries=queries, documents=documents)
+    dtype = xp.result_type(computing_dtype(queries, xp), computing_dtype(documents, xp))
+
+    def prepared(x: Array, start: int, number: int) -> tuple[Array, Array | None]:
+        part = x[start : min(start + number, x.shape[0]), :]
+        rows, _ = kind.prepare(cast(part, dtype, xp), center)
+        return rows, kind.squared_norms(rows)
+
+    best: list[Any] = [None] * -(-queries.shape[0] // _QUERIES_AT_ONCE)
+    for j in range(0, documents.shape[0], _DOCUMENTS_AT_ONCE):
+        right, right_norms = prepared(documents, j, _DOCUMENTS_AT_ONCE)
+        for i, before in enumerate(best):
+            left, left_norms = prepared(queries, i * _QUERIES_AT_ONCE, _QUERIES_AT_ONCE)
             scores = kind.finish(
-                left[rows, :] @ xp.matrix_transpose(right[cols, :]),
-                None if left_norms is None else left_norms[rows][:, None],
-                None if right_norms is None else right_norms[cols][None, :],
+                left @ xp.matrix_transpose(right),
+                None if left_norms is None else left_norms[:, None],
+                None if right_norms is None else right_norms[None, :],
             )
+            scores = xp.where(xp.isnan(scores), xp.full_like(scores, -math.inf), scores)
             # From one tile of documents to the next the lists stay in order of rows, so that
             # a stable choice among them still gives ties to the lower row.
-            here = top_k(scores, min(k, cols.stop - cols.start))
+            here = top_k(scores, min(k, right.shape[0]))
             pair = (xp.take_along_axis(scores, here, axis=1), here + j)
-            if best is None:
-                best = pair
-            else:
-                both = tuple(xp.concat([a, b], axis=1) for a, b in zip(best, pair, strict=True))
+            if before is not None:
+                both = tuple(xp.concat([a, b], axis=1) for a, b in zip(before, pair, strict=True))
                 chosen = top_k(both[0], min(k, both[0].shape[1]))
-                best = tuple(xp.take_along_axis(x, chosen, axis=1) for x in both)
-        blocks.append(best[1])
-    found: Ints = to_numpy(xp.concat(blocks, axis=0)).astype(np.int64)
-    return found
+                pair = tuple(xp.take_along_axis(x, chosen, axis=1) for x in both)
+            best[i] = pair
+    return xp.concat([rows for _, rows in best], axis=0)
