@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from coreframe.adapter import Adapter, ClosedForm, Pullback
 from coreframe.artefact import Side, TrainedAdapter
-from coreframe.backend import Array, Backend, Params, device_of, is_array, namespace, to_numpy
+from coreframe.backend import Array, Backend, Params, is_array, namespace, to_numpy
 from coreframe.batch import Batch
 from coreframe.callbacks import Callback, Status
 from coreframe.compose import under
@@ -23,19 +21,14 @@ from coreframe.data.batches import Batches, Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.evaluation.retrieval import evaluate
-from coreframe.gradients import (
-    Accumulation,
-    MovingAverage,
-    clip_by_global_norm,
-    clip_by_value,
-    global_norm,
-)
+from coreframe.gradients import Accumulation
 from coreframe.loss import Loss
 from coreframe.miner import Miner
-from coreframe.optimizer import Optimizer, Rule
+from coreframe.optimizer import Optimizer
 from coreframe.random import stream
 from coreframe.regularizer import Regularizer
-from coreframe.scheduler import Progress, Scheduler, plain, resolve
+from coreframe.scheduler import Progress, Scheduler, resolve
+from coreframe.updates import Updates, named
 
 LOG_LINES = 100
 """About how many lines of a run carry the loss: each is a wait for the device."""
@@ -162,26 +155,25 @@ class Trainer:
             dev=metrics,
             backend=self.backend.name,
             backend_source="",
-            skipped_steps=int(skipped),
+            skipped_steps=skipped,
             params={name: to_numpy(x) for name, x in params.items()},
         )
 
-    def _epochs(self) -> tuple[dict[str, float], int, Params, Array]:
-        """Return metrics, number and parameters of the best epoch, and the steps skipped."""
-        setup, xp, data = self.setup, self.xp, self.train.queries
-        params = self._initial()
-        optimizer = setup.optimizer
-        if not optimizer.rules and hasattr(optimizer, "weight_decay"):
-            no_decay = Rule(lambda _, x: x.ndim <= 1, {"weight_decay": 0.0})
-            optimizer = replace(optimizer, rules=(no_decay,))
-        state = optimizer.init(params)
-        regularizers = [r.begin(under("adapter", params)) for r in setup.regularizers]
+    def _epochs(self) -> tuple[dict[str, float], int, Params, int]:
+        """Return metrics, number and parameters of the best epoch, and the updates left out."""
+        setup = self.setup
+        updates = Updates(
+            self._initial(),
+            optimizer=setup.optimizer,
+            loss=setup.loss,
+            regularizers=setup.regularizers,
+            max_grad_norm=setup.max_grad_norm,
+            max_grad_value=setup.max_grad_value,
+            ema_decay=setup.ema_decay,
+        )
         window = Accumulation(steps=setup.gradient_accumulation_steps)
-        average = None if setup.ema_decay is None else MovingAverage(decay=setup.ema_decay)
-        smooth = None if average is None else average.init(params)
-        skipped = xp.zeros((), dtype=data.dtype, device=device_of(data))
-        best = (self._evaluate(params, 0, 0, 0), 0, params)
-        step = samples = turn = 0
+        best = (self._evaluate(updates.params, 0, 0, 0), 0, updates.copy())
+        samples = turn = 0
         for epoch in range(1, setup.epochs + 1):
             if self.stopped:
                 break
@@ -189,10 +181,10 @@ class Trainer:
             batches = self.batches.epoch(epoch)
             for batch in batches:
                 progress = Progress(
-                    step=step, steps=self.steps, samples=samples, epoch=epoch - 1,
+                    step=updates.done, steps=self.steps, samples=samples, epoch=epoch - 1,
                     history=tuple(self.scores),
                 )  # fmt: skip
-                found = self._gradients(batch, params, regularizers, progress, turn)
+                found = self._gradients(batch, updates, progress, turn)
                 turn, samples = turn + 1, samples + batch.anchors.shape[0]
                 if window.steps > 1:
                     held = window.add(held or window.init(found), found, weight=_weight(batch))
@@ -200,20 +192,8 @@ class Trainer:
                         continue
                     found, held = window.mean(held), None
                 value = found.pop("value")
-                now = resolve(optimizer, progress)
-                grads, norm = self._clipped(found)
-                # A value or gradient that is not finite never reaches the parameters.
-                sound = xp.isfinite(value) & xp.isfinite(norm)
-                update = _checked_update if step == 0 else type(now).update
-                new_params, new_state = update(now, params, grads, state)
-                new_params = self._moved(new_params, regularizers, now, progress)
-                params = _choose(sound, new_params, params, xp)
-                state = _choose(sound, new_state, state, xp)
-                if average is not None and smooth is not None:
-                    new_smooth = resolve(average, progress).update(smooth, params)
-                    smooth = _choose(sound, new_smooth, smooth, xp)
-                skipped = skipped + xp.astype(~sound, data.dtype)
-                step += 1
+                norm, now = updates.take(value, found, progress)
+                step = updates.done
                 if step % self.log_every == 0 or step == self.steps:
                     values = {"loss": float(value), "grad_norm": float(norm)}
                     if isinstance(now.learning_rate, int | float):
@@ -221,66 +201,33 @@ class Trainer:
                     self._tell("on_step", step, epoch, samples, values)
                 if self.stopped:
                     break
-            kept = params if average is None or smooth is None else average.params(smooth)
-            metrics = self._evaluate(kept, step, epoch, samples)
+            metrics = self._evaluate(updates.averaged(), updates.done, epoch, samples)
             if not metrics or metrics[setup.metric] > best[0].get(setup.metric, -1.0):
+                kept = updates.copy() if updates.average is None else updates.averaged()
                 best = (metrics, epoch, kept)
-        return *best, skipped
+        return *best, updates.skipped
 
     def _initial(self) -> dict[str, Array]:
         """Return the parameters of adapter and loss before the first step."""
         setup, data = self.setup, self.train.queries
         width = int(data.shape[1])
         params = {
-            **_named("adapter", setup.adapter.init(stream(setup.seed, "adapter"), width)),
-            **_named("loss", setup.loss.init(stream(setup.seed, "loss"), width)),
+            **named("adapter", setup.adapter.init(stream(setup.seed, "adapter"), width)),
+            **named("loss", setup.loss.init(stream(setup.seed, "loss"), width)),
         }
         if setup.initial is not None:
             params = _replaced(params, setup.initial)
         return {name: self.backend.asarray(x, dtype=data.dtype) for name, x in params.items()}
 
-    def _clipped(self, grads: Params) -> tuple[Params, Array]:
-        """Return the gradients within their limits, and their norm before."""
-        setup = self.setup
-        if setup.max_grad_value is not None:
-            grads = clip_by_value(grads, setup.max_grad_value)
-        if setup.max_grad_norm is not None:
-            return clip_by_global_norm(grads, setup.max_grad_norm)
-        return grads, global_norm(grads)
-
-    def _moved(
-        self,
-        params: Params,
-        regularizers: Sequence[Regularizer],
-        optimizer: Optimizer,
-        progress: Progress,
-    ) -> dict[str, Array]:
-        """Return the parameters after what follows an update: proximal steps, and the loss's
-        parameters moved back to where they are allowed to be.
-        """
-        # NumPy's arithmetic turns arrays without dimensions into its scalars.
-        own = {name: self.xp.asarray(x) for name, x in under("adapter", params).items()}
-        terms = [r for r in regularizers if r.of == "parameters"]
-        if terms:
-            rates = {
-                name: plain(optimizer.for_parameter(f"adapter.{name}", x).learning_rate)
-                for name, x in own.items()
-            }
-            for term in terms:
-                own = dict(resolve(term, progress).after_step(own, rates))
-        loss = {name: self.xp.asarray(x) for name, x in under("loss", params).items()}
-        return {**_named("adapter", own), **_named("loss", self.setup.loss.project(loss))}
-
     def _gradients(
         self,
         inputs: Batch,
-        params: Params,
-        regularizers: Sequence[Regularizer],
+        updates: Updates,
         progress: Progress,
         turn: int,
     ) -> dict[str, Array]:
         """Return the ``value`` of batch number ``turn``, and its gradients by parameter name."""
-        setup = self.setup
+        setup, params = self.setup, updates.params
         own = under("adapter", params)
         rng = stream(setup.seed, "adapter noise", turn)
         # Own negatives are documents, so they move where the documents do.
@@ -302,7 +249,7 @@ class Trainer:
             raise ArgumentError("training needs a loss with one value: a reduction but 'none'")
         value, slopes = result.value, dict(result.grads)
         total: dict[str, Array] = {}
-        for regularizer in regularizers:
+        for regularizer in updates.regularizers:
             term = resolve(regularizer, progress)
             if term.of == "embeddings":
                 fields = {"anchors": batch.anchors}
@@ -320,7 +267,7 @@ class Trainer:
         for name, pullback in pullbacks.items():
             slope = self.xp.reshape(slopes[name], (-1, slopes[name].shape[-1]))
             _add(total, pullback(slope, need_dx=False)[0])
-        grads = {**_named("adapter", total), **_named("loss", result.param_grads)}
+        grads = {**named("adapter", total), **named("loss", result.param_grads)}
         return {"value": self.xp.asarray(value), **grads}
 
     def _evaluate(self, params: Params, step: int, epoch: int, samples: int) -> dict[str, float]:
@@ -349,21 +296,6 @@ class Trainer:
             adapted = name == "query" or setup.side == "both"
             sides[name] = before.then(trained, self.dimensions) if adapted else before
         return TrainedAdapter(self.dimensions, sides, base_model=setup.base_model)
-
-
-def _checked_update(
-    optimizer: Optimizer, params: Params, grads: Params, state: Mapping[str, Any]
-) -> tuple[Params, Mapping[str, Any]]:
-    """Update once, and make sure that the optimizer leaves its arguments as they are."""
-    before = {name: to_numpy(x).copy() for name, x in params.items()}
-    result = optimizer.update(params, grads, state)
-    for name, x in params.items():
-        if not np.array_equal(to_numpy(x), before[name], equal_nan=True):
-            raise ArgumentError(
-                f"{type(optimizer).__name__} writes to the parameter {name!r} that it was given; "
-                "step must return new arrays, since the old ones are still needed"
-            )
-    return result
 
 
 def _weight(batch: Batch) -> Array | float:
@@ -397,17 +329,6 @@ def _replaced(params: Params, given: Params) -> dict[str, Any]:
     return {name: to_numpy(x) for name, x in given.items()}
 
 
-def _choose(ok: Array, new: Mapping[str, Any], old: Mapping[str, Any], xp: Any) -> dict[str, Any]:
-    """Return new where the step was sound, else old, without looking at the flag on the host."""
-    return {
-        name: xp.where(ok, x, old[name]) if hasattr(x, "dtype") else x for name, x in new.items()
-    }
-
-
 def _add(total: dict[str, Array], more: Params) -> None:
     for name, g in more.items():
         total[name] = total[name] + g if name in total else g
-
-
-def _named(prefix: str, params: Params) -> dict[str, Any]:
-    return {f"{prefix}.{name}": x for name, x in params.items()}

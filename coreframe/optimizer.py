@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from coreframe import checks
 from coreframe.backend import Array, Params, device_of, namespace
 from coreframe.dtypes import cast, computing_dtype
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
+from coreframe.ops import kernel
 from coreframe.scheduler import Scheduler, require_resolved
 
 State = Mapping[str, Any]
@@ -39,6 +40,16 @@ class Rule:
         if callable(self.match):
             return bool(self.match(name, parameter))
         return fnmatch.fnmatchcase(name, self.match)
+
+
+class Task(NamedTuple):
+    """One parameter to be moved: what ``step`` is called on and with."""
+
+    optimizer: Optimizer  # as the rules make it for this parameter
+    parameter: Array
+    gradient: Array
+    slots: Slots
+    call: int  # from 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +103,9 @@ class Optimizer(ABC):
     ) -> tuple[Array, Slots]:
         """Return one parameter and its slots (scalars too) after call number ``count`` (from 1).
 
-        Never writes to its arguments: the trainer goes back to the old parameter and slots where
-        a step was not finite, and keeps those of the best epoch. ``count`` counts such a step, and
-        those without a gradient for this parameter.
+        Never writes to its arguments: on a device the trainer goes back to the old parameter and
+        slots where a step was not finite. ``count`` counts such a step, and those without a
+        gradient for this parameter.
         """
 
     def init(self, params: Params) -> State:
@@ -123,72 +134,125 @@ class Optimizer(ABC):
                 state[f"{scalar}/{name}"] = xp.zeros((), dtype=wide, device=device)
         return state
 
-    def update(self, params: Params, grads: Params, state: State) -> tuple[Params, State]:
+    def update(
+        self, params: Params, grads: Params, state: State, *, donate: bool = False
+    ) -> tuple[Params, State]:
         """Return parameters and state after one update.
 
         A parameter without a gradient stays as it is. The state must belong to exactly these
         parameters: it is keyed by name, and nothing is matched by position.
+
+        With ``donate`` the caller gives up ``params`` and ``state``: NumPy arrays of theirs may be
+        overwritten, and be what is returned. Gradients are never written to.
         """
         require_resolved(self)
-        self.check(params, state)
+        kept = self.check(params, state)
         if unknown := [name for name in grads if name not in params]:
             raise ArgumentError(
                 f"grads has {unknown[0]!r}, which is no parameter.{nearest(unknown[0], params)}"
             )
         count = state["step"] + 1
-        new_params, new_state = dict(params), dict(state)
-        new_state["step"] = count
+        made: dict[int, Optimizer] = {}
+        tasks = []
         for name, gradient in grads.items():
-            parameter = params[name]
-            xp = namespace(**{name: parameter, f"grads[{name}]": gradient})
-            if tuple(gradient.shape) != tuple(parameter.shape):
+            parameter, (slots, xp, wide) = params[name], kept[name]
+            if not _agree(parameter, (gradient,)):
+                namespace(**{name: parameter, f"grads[{name}]": gradient})
+            if gradient.shape != parameter.shape:
                 raise ArgumentError(
                     f"the gradient of {name!r} must have its shape {tuple(parameter.shape)}, "
                     f"got {tuple(gradient.shape)}"
                 )
-            slots = {slot: state[f"{slot}/{name}"] for slot in (*self.slots, *self.scalars)}
-            own, wide = self.for_parameter(name, parameter), computing_dtype(parameter, xp)
-            old, slope = cast(parameter, wide, xp), cast(gradient, wide, xp)
-            new, slots = own.step(old, slope, slots, count)
-            new_params[name] = cast(new, parameter.dtype, xp)
-            new_state.update({f"{slot}/{name}": cast(x, wide, xp) for slot, x in slots.items()})
+            own = self._by_rules(name, parameter, made) if self.rules else self
+            if parameter.dtype != wide or gradient.dtype != wide or not parameter.ndim:
+                parameter, gradient = cast(parameter, wide, xp), cast(gradient, wide, xp)
+            tasks.append(Task(own, parameter, gradient, slots, count))
+        new_params, new_state = dict(params), dict(state)
+        new_state["step"] = count
+        for name, (new, slots) in zip(grads, self._steps(tasks, donate), strict=True):
+            parameter = params[name]
+            same = new.dtype == parameter.dtype
+            new_params[name] = new if same else cast(new, parameter.dtype, kept[name][1])
+            for slot, x in slots.items():
+                new_state[f"{slot}/{name}"] = x
         return new_params, new_state
+
+    def _steps(self, tasks: list[Task], donate: bool) -> list[tuple[Array, Slots]]:
+        """Return new parameters and slots: by the kernel for this very class, else by ``step``.
+
+        A kernel takes all tasks of a call and whether their parameters and slots are given up. It
+        returns arrays of the task's dtype.
+        """
+        kind = type(self)
+        if tasks and (fast := kernel(f"{kind.__module__}:{kind.__qualname__}", tasks[0].parameter)):
+            found = fast(tasks, donate)
+            if found is not NotImplemented:
+                return found  # type: ignore[no-any-return]
+        results = []
+        for task in tasks:
+            xp, dtype = namespace(parameter=task.parameter), task.parameter.dtype
+            new, slots = task.optimizer.step(*task[1:])
+            slots = {slot: cast(x, dtype, xp) for slot, x in slots.items()}
+            results.append((cast(new, dtype, xp), slots))
+        return results
 
     def for_parameter(self, name: str, parameter: Array) -> Optimizer:
         """Return this optimizer as the rules make it for one parameter."""
-        for rule in self.rules:
+        return self._by_rules(name, parameter, {})
+
+    def _by_rules(self, name: str, parameter: Array, made: dict[int, Optimizer]) -> Optimizer:
+        """Return this optimizer under the first rule that matches; ``made`` keeps one a rule."""
+        for i, rule in enumerate(self.rules):
             if rule(name, parameter):
-                return dataclasses.replace(self, **rule.overrides, rules=())
+                if i not in made:
+                    made[i] = dataclasses.replace(self, **rule.overrides, rules=())
+                return made[i]
         return self
 
-    def check(self, params: Params, state: State) -> None:
-        """Raise ArgumentError unless the state belongs to exactly these parameters."""
-        kept = (*self.slots, *self.scalars)
-        wanted = {"step"} | {f"{slot}/{name}" for slot in kept for name in params}
-        if wanted != set(state):
-            missing, extra = sorted(wanted - set(state)), sorted(set(state) - wanted)
-            raise ArgumentError(
-                f"this state does not belong to these parameters of {type(self).__name__}: "
-                f"missing {missing or 'nothing'}, unknown {extra or 'nothing'}"
-            )
+    def check(self, params: Params, state: State) -> dict[str, tuple[Slots, Any, Any]]:
+        """Return by name what belongs to each parameter: its slots, namespace and wide dtype.
+
+        Raises ArgumentError unless the state belongs to exactly these parameters.
+        """
+        slots = (*self.slots, *self.scalars)
+        kept: dict[str, tuple[Slots, Any, Any]] = {}
+        if len(state) != 1 + len(slots) * len(params) or "step" not in state:
+            raise ArgumentError(self._not_of(params, state))
+        kind = xp = None
         for name, parameter in params.items():
-            own = {slot: state[f"{slot}/{name}"] for slot in kept}
-            wide = computing_dtype(
-                parameter,
-                namespace(**{name: parameter, **{f"state[{k}/{name}]": x for k, x in own.items()}}),
-            )
-            for slot, found in own.items():
-                shape = () if slot in self.scalars else tuple(parameter.shape)
-                if tuple(found.shape) != shape:
+            own: Slots = {}
+            for slot in slots:  # plain code: there may be many small parameters
+                try:
+                    own[slot] = state[f"{slot}/{name}"]
+                except KeyError:
+                    raise ArgumentError(self._not_of(params, state)) from None
+            if type(parameter) is not kind:  # many parameters are mostly of one library
+                xp, kind = namespace(**{name: parameter}), type(parameter)
+            if not _agree(parameter, own.values()):
+                namespace(**{name: parameter, **{f"state[{k}/{name}]": x for k, x in own.items()}})
+            shape, wide = parameter.shape, computing_dtype(parameter, xp)
+            for slot, x in own.items():
+                if x.shape != (() if slot in self.scalars else shape):
                     raise ArgumentError(
-                        f"state {slot}/{name} has shape {tuple(found.shape)}, "
-                        f"its parameter {tuple(parameter.shape)}"
+                        f"state {slot}/{name} has shape {tuple(x.shape)}, "
+                        f"its parameter {tuple(shape)}"
                     )
-                if found.dtype != wide:
+                if x.dtype != wide:
                     raise ArgumentError(
-                        f"state {slot}/{name} has dtype {found.dtype}, must have {wide} for a "
+                        f"state {slot}/{name} has dtype {x.dtype}, must have {wide} for a "
                         f"parameter of {parameter.dtype}"
                     )
+            kept[name] = own, xp, wide
+        return kept
+
+    def _not_of(self, params: Params, state: State) -> str:
+        slots = (*self.slots, *self.scalars)
+        wanted = {"step"} | {f"{slot}/{name}" for slot in slots for name in params}
+        missing, extra = sorted(wanted - set(state)), sorted(set(state) - wanted)
+        return (
+            f"this state does not belong to these parameters of {type(self).__name__}: "
+            f"missing {missing or 'nothing'}, unknown {extra or 'nothing'}"
+        )
 
     def describe(self, params: Params) -> str:
         """Return one line a parameter: its shape and the fields that apply to it."""
@@ -199,3 +263,13 @@ class Optimizer(ABC):
             text = ", ".join(f"{f.name}={getattr(own, f.name)!r}" for f in fields)
             lines.append(f"{name} {tuple(parameter.shape)}: {text}")
         return "\n".join(lines)
+
+
+def _agree(x: Array, others: Iterable[Array]) -> bool:
+    """Say whether arrays share a library and a device, at a glance; ``namespace`` has the words."""
+    kind = type(x)
+    place = None if kind.__module__ == "numpy" else device_of(x)
+    for y in others:  # no generator: there may be many small arrays
+        if type(y) is not kind or (place is not None and device_of(y) != place):
+            return False
+    return True

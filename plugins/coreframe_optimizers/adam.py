@@ -40,7 +40,8 @@ class Adam(Optimizer):
         learning_rate in size, whatever the gradient's. With beta1 and beta2 of 0 it is a step by
         the sign of the gradient.
 
-    Cost: about ten passes over the parameter, memory of two.
+    Cost: about ten passes over the parameter, which on NumPy stay in the cache (one with the extra
+        ``compiled``); memory of two.
 
     References: Kingma & Ba 2015, arXiv 1412.6980, algorithm 1.
 

@@ -36,7 +36,8 @@ class AdamW(Optimizer):
     Edges: with a gradient of zero only the decay acts. The first step is learning_rate in size,
         whatever the gradient's. The trainer leaves parameters of one dimension without decay.
 
-    Cost: about ten passes over the parameter, memory of two.
+    Cost: about ten passes over the parameter, which on NumPy stay in the cache (one with the extra
+        ``compiled``); memory of two.
 
     References: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2; Kingma & Ba 2015,
         arXiv 1412.6980.

@@ -34,7 +34,8 @@ class SGD(Optimizer):
     Edges: a gradient of zero without momentum and decay, or a learning rate of 0, moves nothing.
         The first step with momentum is the plain one (times 1 + momentum in Nesterov's form).
 
-    Cost: two to five passes over the parameter, memory of one.
+    Cost: two to five passes over the parameter, which on NumPy stay in the cache (one with the
+        extra ``compiled``); memory of one.
 
     References: Polyak 1964; Sutskever et al. 2013, equations 1 to 4.
 
