@@ -79,7 +79,7 @@ class LocalContrastive(PairwiseLoss):
 
     @property
     def working_arrays(self) -> int:
-        return 20  # orders are int64
+        return 17  # orders are int64
 
     def row_terms(
         self, similarities: Array, positive: Array, negative: Array

@@ -72,7 +72,7 @@ class Triplet(PairwiseLoss):
     @property
     def working_arrays(self) -> int:
         # Orders are int64, twice as large as a float32.
-        return {"hardest": WORKING_ARRAYS, "semi_hard": 28, "all": 20}[self.mode]
+        return {"hardest": WORKING_ARRAYS, "semi_hard": 27, "all": 17}[self.mode]
 
     def row_terms(
         self, similarities: Array, positive: Array, negative: Array
@@ -83,18 +83,15 @@ class Triplet(PairwiseLoss):
 
 def _hardest(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
     xp = namespace(similarities=s)
-    both = xp.any(positive, axis=1) & xp.any(negative, axis=1)
-    columns = xp.arange(s.shape[1], device=device_of(s))[None, :]
-    big = xp.finfo(s.dtype).max  # finite, since argmax with infinities is unreliable on CuPy
-    far = xp.argmax(xp.where(positive, -s, xp.full_like(s, -big)), axis=1, keepdims=True)
-    near = xp.argmax(xp.where(negative, s, xp.full_like(s, -big)), axis=1, keepdims=True)
-    p, n = columns == far, columns == near
-    zero = xp.zeros_like(s)
-    slack = xp.sum(xp.where(n, s, zero), axis=1) - xp.sum(xp.where(p, s, zero), axis=1) + margin
+    both = xp.any(positive, axis=1, keepdims=True) & xp.any(negative, axis=1, keepdims=True)
+    far, near = _farthest(s, positive), _farthest(-s, negative)
+    slack = xp.take_along_axis(s, near, axis=1) - xp.take_along_axis(s, far, axis=1) + margin
     active = both & (slack > 0)
-    losses = xp.where(active, slack, xp.zeros_like(slack))
-    gradient = xp.astype(n, s.dtype) - xp.astype(p, s.dtype)
-    return losses, xp.where(active[:, None], gradient, zero)
+    losses = xp.where(active, slack, xp.zeros_like(slack))[:, 0]
+    columns = xp.arange(s.shape[1], dtype=far.dtype, device=device_of(s))[None, :]
+    n = active & (columns == near)
+    p = active & (columns == far)
+    return losses, xp.astype(n, s.dtype) - xp.astype(p, s.dtype)
 
 
 def all_triplets(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
@@ -102,65 +99,70 @@ def all_triplets(s: Array, positive: Array, negative: Array, margin: Any) -> tup
     the negative stands above the positive, and running sums count and add what is above.
     """
     xp = namespace(similarities=s)
+    moved = xp.take_along_axis
     here, there = xp.astype(positive, s.dtype), xp.astype(negative, s.dtype)
     n_positive = xp.sum(here, axis=1, keepdims=True)
     n_negative = xp.sum(there, axis=1, keepdims=True)
     pairs = n_positive * n_negative
     scale = xp.where(pairs > 0, 1 / xp.where(pairs > 0, pairs, xp.ones_like(pairs)), 0 * pairs)
-    # A shift of the row changes no triplet, and keeps the running sums small.
     used = here + there
     size = xp.sum(used, axis=1, keepdims=True)
     middle = xp.sum(used * s, axis=1, keepdims=True) / xp.where(size > 0, size, xp.ones_like(size))
-    key = s - middle + margin * there
+    key = s + margin * there
     # Positives first among equals: a term of exactly 0 is not active.
     order, place = _sorted(key, positive)
-    moved = xp.take_along_axis
-    sorted_there = moved(there, order, axis=1)
-    above = moved(xp.cumulative_sum(sorted_there, axis=1), place, axis=1)
-    above_sum = moved(
-        xp.cumulative_sum(sorted_there * moved(key, order, axis=1), axis=1), place, axis=1
-    )
-    below = n_positive - moved(xp.cumulative_sum(moved(here, order, axis=1), axis=1), place, axis=1)
+    # A shift of the row changes no triplet, and keeps the running sums small.
+    key = moved(key - middle, order, axis=1)
+    here, there = moved(here, order, axis=1), moved(there, order, axis=1)
+    above = xp.cumulative_sum(there, axis=1)
+    above_sum = xp.cumulative_sum(there * key, axis=1)
+    below = n_positive - xp.cumulative_sum(here, axis=1)
     losses = xp.sum(here * (above_sum - above * key), axis=1) * scale[:, 0]
     losses = xp.where(losses > 0, losses, xp.zeros_like(losses))
-    return losses, (there * below - here * above) * scale
+    return losses, moved(there * below - here * above, place, axis=1) * scale
 
 
 def _semi_hard(s: Array, positive: Array, negative: Array, margin: Any) -> tuple[Array, Array]:
     """With all columns in falling order of s, the partner of a positive is the next negative."""
     xp = namespace(similarities=s)
-    here, there = xp.astype(positive, s.dtype), xp.astype(negative, s.dtype)
-    n_positive = xp.sum(here, axis=1, keepdims=True)
-    n_negative = xp.sum(there, axis=1, keepdims=True)
-    zero = xp.zeros_like(s)
     moved = xp.take_along_axis
+    zero = xp.zeros_like(s)
+    n_positive = xp.sum(xp.astype(positive, s.dtype), axis=1, keepdims=True)
+    far = _farthest(s, negative)
+    farthest = moved(s, far, axis=1)
     # Negatives first among equals: a negative exactly as far as the positive is not farther.
     order, place = _sorted(s, negative)
-    before = moved(xp.cumulative_sum(moved(there, order, axis=1), axis=1), place, axis=1)
-    # rank of the partner among the negatives in falling order; the last one is the fallback
-    rank = xp.where(before < n_negative, before, n_negative - 1)
-    rank = xp.where(rank > 0, rank, zero)
-    low = xp.finfo(s.dtype).min
-    falling = xp.sort(xp.where(negative, s, xp.full_like(s, low)), axis=1, descending=True)
-    partner = moved(falling, xp.astype(rank, place.dtype), axis=1)
-    some = positive & (n_negative > 0)
-    slack = xp.where(some, partner - s + margin, zero)
-    active = xp.astype(slack > 0, s.dtype)
-    scale = 1 / xp.where(n_positive > 0, n_positive, xp.ones_like(n_positive))
-    losses = xp.sum(slack * active, axis=1) * scale[:, 0]
-    # A negative is chosen by the active positives that stand between it and the one before it;
-    # the last negative also by those behind it.
-    chosen = moved(xp.cumulative_sum(moved(active, order, axis=1), axis=1), place, axis=1)
-    order_n, place_n = _sorted(xp.where(negative, s, xp.full_like(s, low)), negative)
-    up_to = moved(xp.where(negative, chosen, zero), order_n, axis=1)
-    count = xp.concat([up_to[:, :1], up_to[:, 1:] - up_to[:, :-1]], axis=1)
-    behind = xp.sum(active, axis=1, keepdims=True) - xp.max(
-        xp.where(negative, chosen, zero), axis=1, keepdims=True
-    )
-    position = xp.arange(s.shape[1], dtype=s.dtype, device=device_of(s))[None, :]
-    count = xp.where(position == n_negative - 1, count + behind, count)
-    count = xp.where(negative, moved(count, place_n, axis=1), zero)
-    return losses, (count - active) * scale
+    s = moved(s, order, axis=1)
+    here, there = moved(positive, order, axis=1), moved(negative, order, axis=1)
+    position = xp.arange(s.shape[1], dtype=order.dtype, device=device_of(s))[None, :]
+    last = xp.full_like(order, s.shape[1] - 1)
+    at = xp.sort(xp.where(there, position, last), axis=1)  # the places of the negatives
+    so_far = xp.cumulative_sum(xp.astype(there, order.dtype), axis=1)
+    n_negative = so_far[:, -1:]
+    found = here & (so_far < n_negative)
+    partner = moved(s, moved(at, xp.where(found, so_far, 0 * so_far), axis=1), axis=1)
+    slack = xp.where(found, partner, farthest) - s + margin
+    active = here & (n_negative > 0) & (slack > 0)
+    share = 1 / xp.where(n_positive > 0, n_positive, xp.ones_like(n_positive))
+    losses = xp.sum(xp.where(active, slack, zero), axis=1) * share[:, 0]
+    # A negative is chosen by the active positives between the negative before it and itself.
+    active = xp.astype(active, s.dtype)
+    chosen = xp.cumulative_sum(xp.where(found, active, zero), axis=1)
+    before = moved(chosen, moved(at, xp.where(so_far > 1, so_far - 2, 0 * so_far), axis=1), axis=1)
+    count = xp.where(there, chosen - xp.where(so_far > 1, before, zero), zero)
+    gradient = moved(count - active, place, axis=1)
+    # The farthest negative also by those that have none behind them.
+    behind = xp.sum(active, axis=1, keepdims=True) - chosen[:, -1:]
+    gradient = gradient + xp.where(position == far, behind, zero)
+    return losses, gradient * share
+
+
+def _farthest(s: Array, mask: Array) -> Array:
+    """Return the column of the smallest s in the mask, the first of equal ones, (r, 1)."""
+    xp = namespace(similarities=s)
+    # finite, since argmin with infinities is unreliable on CuPy
+    big = xp.full_like(s, xp.finfo(s.dtype).max)
+    return xp.argmin(xp.where(mask, s, big), axis=1, keepdims=True)
 
 
 def _sorted(key: Array, first: Array) -> tuple[Array, Array]:
@@ -168,7 +170,8 @@ def _sorted(key: Array, first: Array) -> tuple[Array, Array]:
     place of each column in it.
     """
     xp = namespace(key=key)
-    lead = xp.argsort(xp.astype(first, xp.int32), axis=1, descending=True, stable=True)
+    # int8, since NumPy sorts small integers by radix
+    lead = xp.argsort(xp.astype(first, xp.int8), axis=1, descending=True, stable=True)
     by_key = xp.argsort(xp.take_along_axis(key, lead, axis=1), axis=1, descending=True, stable=True)
     order = xp.take_along_axis(lead, by_key, axis=1)
     return order, xp.argsort(order, axis=1)
