@@ -1,104 +1,103 @@
-"""What calls cost beside their matrix products: ``python -m benchmarks [NAME ...]``.
+"""Run the benchmarks: ``python -m benchmarks [NAME ...] [--quick] [--threads N] [--merge]``.
 
-Each line is a ratio of medians of interleaved runs, never a bare time. The floor of a pairwise
-loss with gradients is its three matrix products, by the same BLAS on the same arrays.
+Without names everything runs, and docs/benchmarks.json, the plots and docs/benchmarks.md are
+written. With names only these run and are printed; ``--merge`` puts them among the others there.
+``check`` is the regression check of CI, ``render`` writes the page from the JSON again.
 """
 
 from __future__ import annotations
 
-import statistics
+import argparse
+import json
 import sys
-import time
-from collections.abc import Callable
+from typing import Any
 
-import numpy as np
+from benchmarks import check, gpu, machine, plot, render, run
+from benchmarks.cases import NAMES
 
-from coreframe_losses.info_nce import InfoNCE
-from coreframe_losses.sup_con import SupCon
-from coreframe_losses.triplet import Triplet
-
-ROUNDS = 7
+JSON = run.ROOT / "docs" / "benchmarks.json"
+PAGE = run.ROOT / "docs" / "benchmarks.md"
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def say(text: str) -> None:
+    print(text, flush=True)
 
 
-def ratio(call: Callable[[], object], floor: Callable[[], object]) -> float:
-    """Return the median of call / floor over interleaved pairs of runs."""
-    call(), floor()
-    return statistics.median(seconds(call) / seconds(floor) for _ in range(ROUNDS))
+def write_page(record: dict[str, Any]) -> None:
+    """Write the plots, and the generated part of the page."""
+    for group in record["groups"]:
+        picture = PAGE.with_name(f"benchmarks-{group['name'].replace('_', '-')}.svg")
+        picture.write_text(plot.drawing(group), encoding="utf-8")
+    page = render.replaced(PAGE.read_text(encoding="utf-8"), "cpu", render.measured(record))
+    PAGE.write_text(page, encoding="utf-8")
 
 
-def vectors(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    anchors = rng.standard_normal((n, d)).astype(np.float32)
-    noise = rng.standard_normal((n, d)).astype(np.float32)
-    return anchors, anchors + noise
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return the old record with what was measured anew; both must be of one machine."""
+    of_old, of_new = ({**x["machine"], "date": "", "quick": x["quick"]} for x in (old, new))
+    if of_old != of_new:
+        unlike = ", ".join(sorted(key for key in of_new if of_old.get(key) != of_new[key]))
+        raise SystemExit(f"--merge: {JSON.name} was measured with another {unlike}")
+    found = dict(new)
+    for kind in ("cases", "groups", "commands"):
+        both = {one["name"]: one for one in (*old[kind], *new[kind])}
+        found[kind] = [both[name] for name in NAMES if name in both]
+    anew = {one["name"] for kind in ("cases", "groups", "commands") for one in new[kind]}
+    kept = {name: why for name, why in old["failed"].items() if name not in anew}
+    found["failed"] = kept | new["failed"]
+    return found
 
 
-def products(a: np.ndarray, b: np.ndarray, rows: int = 512) -> Callable[[], None]:
-    """Return the three products of a loss with gradients, in blocks of rows."""
+def run_check(threads: int) -> int:
+    def child(*arguments: str) -> dict[str, Any]:
+        found = run.child(threads, *arguments)
+        if "failed" in found:
+            raise SystemExit(f"{arguments[1]} failed: {found['failed']}")
+        return found
 
-    def run() -> None:
-        total = np.zeros_like(b)
-        for i in range(0, len(a), rows):
-            s = a[i : i + rows] @ b.T
-            s @ b
-            total += s.T @ a[i : i + rows]
+    def time_of(name: str) -> dict[str, list[float]]:
+        found = child("time", name)
+        for side, reason in found["left_out"].items():
+            say(f"left out: {name}: {side}: {reason}")
+        times: dict[str, list[float]] = found["times"]
+        return times
 
-    return run
+    def memory_of(name: str) -> float:
+        return float(child("memory", name, "coreframe")["extra"]) / render.MIB
 
-
-def in_batch() -> None:
-    for n, d in ((1024, 128), (4096, 256), (8192, 384)):
-        a, b = vectors(n, d)
-        found = ratio(lambda a=a, b=b: InfoNCE()(a, b), products(a, b))
-        print(f"InfoNCE, n = {n}, d = {d}: {found:.2f} x its three products")
-
-
-def labelled() -> None:
-    a, _ = vectors(4096, 128)
-    labels = np.arange(4096) // 4
-    losses = {
-        "SupCon": SupCon(),
-        "Triplet, hardest": Triplet(),
-        "Triplet, semi-hard": Triplet(mode="semi_hard"),
-        "Triplet, all": Triplet(mode="all"),
-    }
-    for name, loss in losses.items():
-        found = ratio(lambda loss=loss: loss(a, labels=labels), products(a, a))
-        print(f"{name}, n = 4096, d = 128, 4 a class: {found:.2f} x three products")
+    return check.run(time_of, memory_of, say)
 
 
-def torch() -> None:
-    try:
-        import torch
-    except ImportError:
-        print("torch: not installed, left out")
-        return
-    from torch.nn.functional import cross_entropy, normalize
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    known = ("check", "render", *NAMES)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--threads", type=int, default=machine.allowed(), help="for every side")
+    parser.add_argument("--merge", action="store_true", help="write NAMEs into the page as well")
+    given = parser.parse_args(arguments)
+    if unknown := [name for name in given.names if name not in known]:
+        parser.error(f"no benchmark is named {unknown[0]!r}; known: {', '.join(known)}")
+    if not 1 <= given.threads <= machine.allowed():
+        parser.error(f"--threads must be from 1 to {machine.allowed()}, got {given.threads}")
+    if given.names == ["check"]:
+        return run_check(given.threads)
+    if given.names == ["render"]:
+        write_page(json.loads(JSON.read_text(encoding="utf-8")))
+        gpu.write_page(json.loads(gpu.JSON.read_text(encoding="utf-8")))
+        return 0
+    if {"check", "render"} & set(given.names):
+        parser.error("check and render go alone")
+    record = run.run_all(given.names or NAMES, quick=given.quick, threads=given.threads, say=say)
+    record = {"quick": given.quick, "machine": machine.describe(given.threads), **record}
+    say("\n" + render.measured(record))
+    if given.names and given.merge:
+        record = merged(json.loads(JSON.read_text(encoding="utf-8")), record)
+    if given.merge or not given.names:
+        JSON.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_page(record)
+    return int(bool(record["failed"]))
 
-    for n, d in ((32, 128), (1024, 128), (4096, 256)):
-        a, b = vectors(n, d)
-        x, y = (torch.tensor(v, requires_grad=True) for v in (a, b))
-        target = torch.arange(n)
-
-        def eager(x=x, y=y, target=target) -> None:
-            x.grad = y.grad = None
-            cross_entropy(normalize(x) @ normalize(y).T / 0.07, target).backward()
-
-        found = ratio(lambda a=a, b=b: InfoNCE()(a, b), eager)
-        print(f"InfoNCE, n = {n}, d = {d}: {found:.2f} x torch {torch.__version__} eager")
-
-
-ALL = {"in_batch": in_batch, "labelled": labelled, "torch": torch}
 
 if __name__ == "__main__":
-    unknown = [name for name in sys.argv[1:] if name not in ALL]
-    if unknown:
-        sys.exit(f"no benchmark is named {unknown[0]!r}; known: {', '.join(ALL)}")
-    for name in sys.argv[1:] or ALL:
-        ALL[name]()
+    sys.exit(main(sys.argv[1:]))
