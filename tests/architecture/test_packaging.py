@@ -194,18 +194,27 @@ def test_nothing_names_a_home_folder() -> None:
 
 # What is imported when ------------------------------------------------------------------------
 
+HEAVY = (
+    "rich", "jinja2", "tomli_w", "safetensors", "threadpoolctl", "numba", "emoji", "pyarrow",
+    "asyncio", "multiprocessing", "unittest",
+)  # fmt: skip
 PRINT_ARRAYS = f"print([m for m in {ARRAYS!r} if m in sys.modules])"
 
 
 def test_importing_imports_no_array_library() -> None:
     assert python(f"import sys, coreframe; {PRINT_ARRAYS}") == "[]\n"
+    ours = "[m for m in sys.modules if m.partition('.')[0].startswith('coreframe')]"
+    assert python(f"import sys, coreframe; print({ours})") == "['coreframe']\n"
     assert python(f"import sys, coreframe; coreframe.hookimpl; {PRINT_ARRAYS}") == "[]\n"
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["list"], ["list", "losses"], ["plugins"]]
-)
-def test_looking_around_imports_no_array_library(arguments: list[str]) -> None:
+    "arguments",
+    [["--help"], ["--version"], ["demo", "--help"], ["list"], ["list", "losses"], ["plugins"],
+     ["show", "losses", "info_nce"]],
+)  # fmt: skip
+def test_looking_around_is_fast(arguments: list[str]) -> None:
+    """It imports no array library, nothing that draws or renders, and little of the core."""
     code = f"""
 import contextlib, io, sys
 from coreframe.__main__ import main
@@ -213,9 +222,13 @@ sys.argv = ["coreframe", *{arguments!r}]
 with contextlib.redirect_stdout(io.StringIO()) as out:
     assert main() == 0
 assert out.getvalue()
-{PRINT_ARRAYS}
+print([m for m in {(*ARRAYS, *HEAVY)!r} if m in sys.modules])
+print(len([m for m in sys.modules if m.startswith("coreframe.")]))
 """
-    assert python(code) == "[]\n"
+    heavy, count = python(code).splitlines()
+    assert heavy == "[]"
+    # Showing a loss imports what a loss is made of; nothing else imports any component.
+    assert int(count) <= (25 if arguments[0] == "show" else 10)
 
 
 def test_every_public_name_can_be_imported() -> None:
