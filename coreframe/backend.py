@@ -8,6 +8,7 @@ silently; there is no global switch.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,6 +133,7 @@ def library_of(x: Array) -> str:
     return library_name(_namespace_of(x))
 
 
+@functools.cache
 def library_name(xp: Any) -> str:
     """Return the library that a namespace belongs to."""
     name: str = xp.__name__

@@ -10,7 +10,7 @@ from typing import Any
 
 from coreframe import checks
 from coreframe.backend import Array, device_of, is_array, namespace, to_numpy
-from coreframe.errors import ArgumentError, ArgumentTypeError
+from coreframe.errors import ArgumentError, ArgumentTypeError, CoreframeError
 from coreframe.relation import Aligned, Listed, Relation, SameLabel, codes
 
 
@@ -102,13 +102,11 @@ class Batch:
                 f"aligned=True says that reference i goes with anchor i, but there are {n} "
                 f"anchors and {'no' if self.references is None else m} references"
             )
-        dtypes = {
-            str(x.dtype) for x in (self.anchors, self.references, self.negatives) if x is not None
-        }
-        if len(dtypes) > 1:
+        dtypes = [x.dtype for x in (self.anchors, self.references, self.negatives) if x is not None]
+        if any(dtype != dtypes[0] for dtype in dtypes):
             raise ArgumentTypeError(
                 "anchors, references and negatives must share one dtype, "
-                f"got {', '.join(sorted(dtypes))}"
+                f"got {', '.join(sorted({str(dtype) for dtype in dtypes}))}"
             )
 
     @classmethod
@@ -155,10 +153,9 @@ class Batch:
                 f"anchors and positives must both be (n, d), row i with row i, "
                 f"got {tuple(anchors.shape)} and {tuple(positives.shape)}"
             )
-        # Checked here too, to speak of them by the names that the caller knows.
-        anchors = checks.embeddings("anchors", anchors)
-        references = checks.embeddings("positives", positives, width=anchors.shape[1])
+        references = positives
         if shared is not None and (in_batch or shared.ndim != 2 or shared.shape[0]):
+            cls._check(anchors, positives)
             shared = checks.embeddings("shared negatives", shared, width=positives.shape[1])
             references = xp.concat([positives, shared], axis=0)
         m = references.shape[0]
@@ -173,15 +170,27 @@ class Batch:
                 checks.vector("reference_ids", reference_ids, m, of="references")
         elif reference_ids is not None:
             raise ArgumentError("reference_ids needs ids: the ids of the anchors' own items")
-        return cls(
-            anchors=anchors,
-            references=references,
-            negatives=own,
-            relation=Aligned(n, m, ids, reference_ids, in_batch),
-            weights=weights,
-            ids=ids,
-            reference_ids=None if ids is None or reference_ids.shape[0] != m else reference_ids,
-        )
+        try:
+            return cls(
+                anchors=anchors,
+                references=references,
+                negatives=own,
+                relation=Aligned(n, m, ids, reference_ids, in_batch),
+                weights=weights,
+                ids=ids,
+                reference_ids=(
+                    None if ids is None or reference_ids.shape[0] != m else reference_ids
+                ),
+            )
+        except CoreframeError:
+            cls._check(anchors, positives)
+            raise
+
+    @staticmethod
+    def _check(anchors: Array, positives: Array) -> None:
+        """Check two sides of pairs, and speak of them by the names that the caller knows."""
+        checks.embeddings("anchors", anchors)
+        checks.embeddings("positives", positives, width=anchors.shape[1])
 
     @classmethod
     def triplets(

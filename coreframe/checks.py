@@ -12,7 +12,9 @@ import os
 from collections.abc import Sequence
 
 from coreframe.backend import Array, device_of, namespace, on_host
+from coreframe.dtypes import is_floating
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
+from coreframe.ops import op
 
 
 def number(
@@ -88,7 +90,7 @@ def embeddings(name: str, x: Array, *, width: int | None = None, ndim: int = 2) 
             f"{name} must have {ndim} dimensions {letters}, got shape {tuple(x.shape)}"
             + (f"; one vector is {name}[None, :]" if x.ndim == 1 else "")
         )
-    if not xp.isdtype(x.dtype, "real floating"):
+    if not is_floating(x.dtype, xp):
         raise ArgumentTypeError(
             f"{name} must be floating point, got {x.dtype}; "
             f"convert it first, for example xp.astype({name}, xp.float32)"
@@ -111,13 +113,20 @@ def visible(x: Array) -> bool:
     return on_host(x) or (asked and device_of(x) is not None)
 
 
+@op
+def all_finite(x: Array, /) -> bool:
+    """Say whether no value is NaN or infinite; looks at the values, which waits for a device."""
+    xp = namespace(x=x)
+    return bool(xp.all(xp.isfinite(x)))
+
+
 def finite(name: str, x: Array) -> None:
     """Raise ArgumentError if a host array (any array under COREFRAME_CHECKS=1) is not finite."""
     if not visible(x):
         return
-    xp = namespace(**{name: x})
-    good = xp.isfinite(x)
-    if not bool(xp.all(good)):
+    if not all_finite(x):
+        xp = namespace(**{name: x})
+        good = xp.isfinite(x)
         bad = int(xp.sum(xp.astype(~good, xp.int32)))
         rows = xp.any(xp.reshape(~good, (x.shape[0], -1)), axis=1)
         first = int(xp.argmax(xp.astype(rows, xp.int32)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 from coreframe import checks
 from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
-from coreframe.blocks import MEMORY_BUDGET, WORKING_ARRAYS, RowTerms
+from coreframe.blocks import WORKING_ARRAYS, DiagonalTerms, RowTerms
 from coreframe.errors import ArgumentError
 from coreframe.ops import kernel
 from coreframe.result import REDUCTIONS, LossResult
@@ -123,14 +124,15 @@ class PairwiseLoss(Loss):
         learnable_scale: give row_terms exp(log_scale) s + bias, both learned, from 0 and 0.
             Default: off, a loss without parameters.
         memory_budget: bytes for the blocks that are worked on at one time, over all threads.
-            Default: 64 MiB; in our measurements blocks of some hundred rows cost little beside
-            the matrix products, and much lower ones cost more than they save.
+            Default: None, which is 64 MiB on a processor (in our measurements blocks of some
+            hundred rows cost little beside the matrix products, and much lower ones cost more
+            than they save), and 1 GiB on a device of its own.
     """
 
     similarity: str = "cosine"
     reduction: str = "mean"
     learnable_scale: bool = False
-    memory_budget: int = MEMORY_BUDGET
+    memory_budget: int | None = None
 
     needs: ClassVar[tuple[str, ...]] = ("anchors", "relation")
     needs_positive: ClassVar[bool] = True
@@ -139,7 +141,8 @@ class PairwiseLoss(Loss):
         checks.flag(self, "learnable_scale")
         checks.choice(self, "similarity", NAMES)
         checks.choice(self, "reduction", REDUCTIONS)
-        checks.number(self, "memory_budget", minimum=1, integer=True)
+        if self.memory_budget is not None:
+            checks.number(self, "memory_budget", minimum=1, integer=True)
 
     @abstractmethod
     def row_terms(
@@ -164,8 +167,11 @@ class PairwiseLoss(Loss):
                 f"{type(self).__name__}(learnable_scale=True) has parameters; "
                 "pass params=loss.init(rng, dim), brought to the library of the batch"
             )
+        if (result := self.at_once(batch, wrt)) is not None:
+            return result
+        fused = self._fused(batch)
         return pairwise(
-            self._fused(batch) or self.row_terms,
+            fused or self.row_terms,
             batch,
             similarity=self.similarity,
             reduction=self.reduction,
@@ -173,7 +179,8 @@ class PairwiseLoss(Loss):
             params=params if self.learnable_scale else None,
             wrt=wrt,
             memory_budget=self.memory_budget,
-            working_arrays=self.working_arrays,
+            working_arrays=WORKING_ARRAYS if fused else self.working_arrays,
+            diagonal_terms=self._diagonal(batch) if batch.relation.diagonal else None,
         )
 
     @property
@@ -181,10 +188,24 @@ class PairwiseLoss(Loss):
         """How many arrays of a block's size row_terms has alive at once: see ``pairwise``."""
         return WORKING_ARRAYS
 
-    def _fused(self, batch: Batch) -> RowTerms | None:
-        """Return the backend's kernel for this very class, which may write to similarities."""
+    def at_once(self, batch: Batch, wrt: tuple[str, ...] | None) -> LossResult | None:
+        """Return the result of the backend's kernel for a whole call, if it serves this one."""
+        whole = self._kernel(batch, ".value_and_grad")
+        result = NotImplemented if whole is None else whole(self, batch, wrt)
+        return None if result is NotImplemented else result
+
+    def _kernel(self, batch: Batch, part: str = "") -> Any:
+        """Return the backend's kernel for this very class; a subclass never inherits it."""
         kind = type(self)
-        fast = kernel(f"{kind.__module__}:{kind.__qualname__}", batch.anchors)
+        return kernel(f"{kind.__module__}:{kind.__qualname__}{part}", batch.anchors)
+
+    def _diagonal(self, batch: Batch) -> DiagonalTerms | None:
+        fast = self._kernel(batch, ".diagonal")
+        return None if fast is None else functools.partial(fast, self)
+
+    def _fused(self, batch: Batch) -> RowTerms | None:
+        """Return a kernel in place of row_terms, which may write to similarities."""
+        fast = self._kernel(batch)
         if fast is None:
             return None
 

@@ -46,16 +46,29 @@ def op(reference: Callable[P, R]) -> Op[P, R]:
 
 def kernel(name: str, x: Any) -> Callable[..., Any] | None:
     """Return the kernel called ``name`` for the library of array ``x``, or None."""
-    if os.environ.get("COREFRAME_KERNELS") == "off":
-        return None
     target = kernel_table(library_of(x)).get(name)
-    return None if target is None else _load(target)
+    if target is None or os.environ.get("COREFRAME_KERNELS") == "off":
+        return None
+    return _load(target)
 
 
 @functools.cache
 def _load(target: str) -> Callable[..., Any]:
     found: Callable[..., Any] = import_target(target)
     return found
+
+
+@op
+def softplus(z: Array, /) -> tuple[Array, Array]:
+    """Return log(1 + exp z) and its derivative 1 / (1 + exp -z), exact at both ends.
+
+    What a logistic loss is made of; ``logaddexp`` is twenty times slower on NumPy.
+    """
+    xp = namespace(z=z)
+    small = xp.exp(-xp.abs(z))
+    zero = xp.zeros_like(z)
+    slope = xp.where(z > 0, zero + 1, small) / (1 + small)
+    return xp.where(z > 0, z, zero) + xp.log1p(small), slope
 
 
 @op

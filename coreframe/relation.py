@@ -49,6 +49,16 @@ class Relation(ABC):
         """The number l of listed columns a row, or None."""
         return None
 
+    @property
+    def diagonal(self) -> bool:
+        """Whether anchor i's one positive is reference i, and all others are its negatives."""
+        return False
+
+    @property
+    def apart(self) -> bool:
+        """Whether no row is a partner of its own, where the references are the anchors."""
+        return False
+
     def check(self) -> None:
         """Raise ArgumentError for what cannot be a relation; asked once, by the batch."""
         return None
@@ -135,6 +145,10 @@ class Aligned(Relation):
             negative = negative & (columns >= self.rows)
         return positive, negative
 
+    @property
+    def diagonal(self) -> bool:
+        return self.ids is None and self.in_batch and self.rows <= self.columns
+
     def _differ(self, rows: slice, cols: slice, xp: Any, device: Any) -> Array:
         """Compare ids; rows and columns beyond the ids have none, and equal nothing."""
         parts = []
@@ -181,6 +195,10 @@ class SameLabel(Relation):
     def columns(self) -> int:  # type: ignore[override]
         others = self.labels if self.reference_labels is None else self.reference_labels
         return int(others.shape[0])
+
+    @property
+    def apart(self) -> bool:
+        return self.reference_labels is None
 
     def tile(self, rows: slice, cols: slice, xp: Any, device: Any) -> Tile:
         others = self.labels if self.reference_labels is None else self.reference_labels

@@ -228,19 +228,22 @@ def resolve(component: T, progress: Progress) -> T:
     return _resolve(component, progress, top=True)  # type: ignore[no-any-return]
 
 
-def _resolve(value: Any, progress: Progress, *, top: bool = False, integer: bool = False) -> Any:
+def _resolve(value: Any, progress: Progress, *, top: bool = False, of: Any = None) -> Any:
+    """Resolve a component (``top``) or what it holds; ``of`` is the type that its field names."""
+    if type(value) in _PLAIN:  # most fields, at every step
+        return value
     if isinstance(value, Scheduler):
         if top:
             return value
         found = value(progress)
         # What is no number, as a curriculum's stage, is left to the field's own check.
-        rounds = integer and isinstance(found, numbers.Real)
+        rounds = isinstance(found, numbers.Real) and _is_integer(of)
         return math.floor(found + 0.5) if rounds else found
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changes = {}
         for f in dataclasses.fields(value):
             old = getattr(value, f.name)
-            new = _resolve(old, progress, integer=_is_integer(f.type))
+            new = _resolve(old, progress, of=f.type)
             if new is not old:
                 changes[f.name] = new
         return dataclasses.replace(value, **changes) if changes else value
@@ -252,6 +255,9 @@ def _resolve(value: Any, progress: Progress, *, top: bool = False, integer: bool
         same = all(a is b for a, b in zip(items, value, strict=True))
         return value if same else items
     return value
+
+
+_PLAIN = frozenset({float, int, bool, str, type(None)})
 
 
 def plain(value: float | Scheduler) -> float:
@@ -268,12 +274,14 @@ def _is_integer(annotation: Any) -> bool:
 
 def require_resolved(component: object) -> None:
     """Raise ArgumentTypeError, naming the field, if a component still holds a scheduler."""
-    for f in dataclasses.fields(component):  # type: ignore[arg-type]
-        value = getattr(component, f.name)
+    for name in component.__dataclass_fields__:  # type: ignore[attr-defined]
+        value = getattr(component, name)
+        if type(value) in _PLAIN:
+            continue
         inside = value.items() if isinstance(value, Mapping) else ()
         for where, found in (("", value), *((f"[{key!r}]", item) for key, item in inside)):
             if isinstance(found, Scheduler):
                 raise ArgumentTypeError(
-                    f"{type(component).__name__}.{f.name}{where} is scheduled; call "
+                    f"{type(component).__name__}.{name}{where} is scheduled; call "
                     "coreframe.resolve(component, progress) first (the trainer does it every step)"
                 )

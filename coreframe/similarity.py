@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from coreframe.backend import Array, namespace
+from coreframe.dtypes import cast, computing_dtype, widened
 from coreframe.errors import ArgumentError, nearest
+from coreframe.ops import op
 
 NAMES = ("cosine", "dot", "euclidean", "squared_euclidean")
 
@@ -45,30 +48,19 @@ class Similarity:
         if not self.is_distance:
             return None
         xp = namespace(references=references)
-        return xp.mean(references, axis=0)
+        return xp.mean(widened(references, xp), axis=0)
 
     def prepare(self, x: Array, center: Array | None) -> tuple[Array, Pull]:
-        """Return the prepared rows of x (..., d), and the map from their gradient to that of x."""
-        if center is not None:
-            return x - center, _same
-        if self.name == "dot":
-            return x, _same
+        """Return the prepared rows of x (..., d), in the computing dtype, and the map from their
+        gradient to that of x, in x's own.
+        """
         xp = namespace(x=x)
-        # Scaling by the largest entry first keeps tiny and huge rows from under- or overflowing.
-        largest = xp.max(xp.abs(x), axis=-1, keepdims=True)
-        zero = largest < float(xp.finfo(x.dtype).smallest_normal)
-        scale = 1 / xp.where(zero, xp.ones_like(largest), largest)
-        x = x * scale
-        norm = xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True))
-        inverse = xp.where(zero, xp.zeros_like(norm), 1 / xp.where(zero, xp.ones_like(norm), norm))
-        unit = x * inverse
-        inverse = inverse * scale
-
-        def pull(gradient: Array) -> Array:
-            along = xp.sum(gradient * unit, axis=-1, keepdims=True)
-            return (gradient - along * unit) * inverse
-
-        return unit, pull
+        dtype, wide = x.dtype, computing_dtype(x, xp)
+        if self.name == "cosine":
+            unit, inverse = unit_rows(x, dtype=wide)
+            return unit, lambda gradient: across(gradient, unit, inverse, dtype=dtype)
+        x = cast(x, wide, xp)
+        return x if center is None else x - center, lambda gradient: cast(gradient, dtype, xp)
 
     def squared_norms(self, u: Array) -> Array | None:
         """Return the squared lengths of prepared rows (n,), or None where they are not needed."""
@@ -77,16 +69,12 @@ class Similarity:
         return namespace(u=u).sum(u * u, axis=-1)
 
     def finish(self, inner: Array, left: Array | None, right: Array | None) -> Array:
-        """Turn inner products into similarities; left and right, squared norms, broadcast."""
+        """Turn inner products into similarities; left and right, squared norms, broadcast. The
+        inner products may be overwritten.
+        """
         if left is None or right is None:
             return inner
-        xp = namespace(inner=inner)
-        total = left + right
-        squared = total - 2 * inner
-        # Closer than rounding can tell apart counts as the same point.
-        rounding = 4 * float(xp.finfo(inner.dtype).eps)
-        squared = xp.where(squared <= rounding * total, xp.zeros_like(squared), squared)
-        return -squared if self.name == "squared_euclidean" else -xp.sqrt(squared)
+        return minus_distances(inner, left, right, squared=self.name == "squared_euclidean")
 
     def finish_differences(self, differences: Array) -> Array:
         """Turn differences of rows (..., d) into similarities: exact for listed partners."""
@@ -98,11 +86,59 @@ class Similarity:
         """Return d loss / d (-squared distance) from d loss / d similarity; else unchanged."""
         if self.name != "euclidean":
             return gradient
-        xp = namespace(gradient=gradient)
-        apart = similarities < 0
-        safe = xp.where(apart, similarities, -xp.ones_like(similarities))
-        return xp.where(apart, gradient / (-2 * safe), xp.zeros_like(gradient))
+        return by_squared_distances(gradient, similarities)
 
 
-def _same(gradient: Array) -> Array:
-    return gradient
+@op
+def unit_rows(x: Array, /, dtype: Any = None) -> tuple[Array, Array]:
+    """Return rows (..., d) scaled to length 1, and the inverses of their lengths (..., 1), in a
+    dtype no narrower than theirs (default: theirs).
+
+    A row of zeros, or of nothing above the smallest normal number, becomes zeros and has inverse 0.
+    """
+    xp = namespace(x=x)
+    x = x if dtype is None else cast(x, dtype, xp)
+    # Scaling by the largest entry first keeps tiny and huge rows from under- or overflowing.
+    largest = xp.max(xp.abs(x), axis=-1, keepdims=True)
+    zero = largest < float(xp.finfo(x.dtype).smallest_normal)
+    scale = 1 / xp.where(zero, xp.ones_like(largest), largest)
+    x = x * scale
+    norm = xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True))
+    inverse = xp.where(zero, xp.zeros_like(norm), 1 / xp.where(zero, xp.ones_like(norm), norm))
+    return x * inverse, inverse * scale
+
+
+@op
+def across(gradient: Array, unit: Array, inverse: Array, /, dtype: Any = None) -> Array:
+    """Return the gradient by rows, given that by their unit vectors: what stands across them,
+    times the inverse length; in a dtype (default: its own).
+    """
+    xp = namespace(gradient=gradient)
+    along = xp.sum(gradient * unit, axis=-1, keepdims=True)
+    found = (gradient - along * unit) * inverse
+    return found if dtype is None else cast(found, dtype, xp)
+
+
+@op
+def minus_distances(inner: Array, left: Array, right: Array, /, *, squared: bool) -> Array:
+    """Return minus the distances, or squared ones, of rows with squared lengths left and right
+    and these inner products, which may be overwritten.
+    """
+    xp = namespace(inner=inner)
+    total = left + right
+    found = total - 2 * inner
+    # Closer than rounding can tell apart counts as the same point.
+    rounding = 4 * float(xp.finfo(inner.dtype).eps)
+    found = xp.where(found <= rounding * total, xp.zeros_like(found), found)
+    return -found if squared else -xp.sqrt(found)
+
+
+@op
+def by_squared_distances(gradient: Array, similarities: Array, /) -> Array:
+    """Return the derivative by minus squared distances from that by minus distances; 0 where the
+    points coincide.
+    """
+    xp = namespace(gradient=gradient)
+    apart = similarities < 0
+    safe = xp.where(apart, similarities, -xp.ones_like(similarities))
+    return xp.where(apart, gradient / (-2 * safe), xp.zeros_like(gradient))

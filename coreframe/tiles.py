@@ -13,20 +13,19 @@ the brackets is in ``coreframe.blocks``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from coreframe.backend import Array, device_of, namespace
+from coreframe.backend import Array, device_of, namespace, on_host
 from coreframe.batch import Batch
 from coreframe.blocks import (
-    MEMORY_BUDGET,
     WORKING_ARRAYS,
-    Memory,
+    DiagonalTerms,
     Plan,
     Rows,
     RowTerms,
     block_loop,
+    budget_of,
 )
-from coreframe.dtypes import computing_dtype
+from coreframe.dtypes import cast, computing_dtype
 from coreframe.errors import ArgumentError
 from coreframe.result import REDUCTIONS, LossResult, reduce_rows, wanted_fields
 from coreframe.similarity import Pull, Similarity
@@ -43,8 +42,9 @@ def pairwise(
     needs_positive: bool = True,
     params: Mapping[str, Array] | None = None,
     wrt: tuple[str, ...] | None = None,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     working_arrays: int = WORKING_ARRAYS,
+    diagonal_terms: DiagonalTerms | None = None,
 ) -> LossResult:
     """Return value and gradients of the loss that ``row_terms`` defines on a batch.
 
@@ -78,11 +78,15 @@ def pairwise(
             param_grads has both gradients. Default: the similarities as they are.
         wrt: the Batch fields to differentiate by, so that a frozen index costs no gradient.
             Default: all that are there.
-        memory_budget: bytes for the blocks that are worked on at one time. Default: 64 MiB; see
+        memory_budget: bytes for the blocks that are worked on at one time. Default: None, as in
             ``PairwiseLoss``.
         working_arrays: how many arrays of a block's size row_terms has alive at once, its own
             and the engine's; blocks are made small enough for them to stay within the budget.
             Default: enough for a loss in plain array operations.
+        diagonal_terms: a faster form of row_terms for batches of pairs without ids or own
+            negatives: ``(similarities, first)``, where row i's one positive is column first + i,
+            and all other columns are negatives; it may write to the similarities, and returns
+            as a third what is to be added up over rows, by name. Default: none.
 
     Shapes: anchors (n, d); references (m, d); own negatives (n, k, d); each gradient as its
     field; value 0-d, or (n,) with reduction="none".
@@ -108,39 +112,28 @@ def pairwise(
     xp = namespace(anchors=batch.anchors, **(params or {}))
     kind = Similarity(similarity)
     dtype = computing_dtype(batch.anchors, xp)
-    (left, pull_left), (right, pull_right), center = _prepare(batch, kind, dtype, xp)
-    own = None if batch.negatives is None else _as(batch.negatives, dtype, xp)
+    (left, pull_left), (right, pull_right), center = prepare(batch, kind)
+    own = None if batch.negatives is None else cast(batch.negatives, dtype, xp)
     wants = {"left"} if "anchors" in wanted else set()
     if "references" in wanted or (batch.references is None and wants):
         wants.add("right")
     if "negatives" in wanted:
         wants.add("own")
 
-    n, d = left.shape
-    m, k = right.shape[0], 0 if own is None else own.shape[1]
-    width = batch.relation.width
-    gathered = width is not None and 0 < _GATHER * width <= m
-    size = _itemsize(dtype, xp)
-    columns = (width or 0) if gathered else m
-    row_bytes = size * (working_arrays * (columns + k) + 4 * d * (k + gathered * columns))
-    params = params or {}
-    log_scale = params.get("log_scale")
-    rows = Rows(
-        row_terms=row_terms,
-        similarity=kind,
-        relation=batch.relation,
-        left=left,
-        right=right,
-        center=center,
-        own=own,
-        weights=None if batch.weights is None else _as(batch.weights, dtype, xp),
-        scale=None if log_scale is None else xp.exp(_as(log_scale, dtype, xp)),
-        bias=None if log_scale is None else _as(params["bias"], dtype, xp),
+    log_scale = (params or {}).get("log_scale")
+    rows = rows_of(
+        row_terms,
+        batch,
+        kind,
+        prepared=(left, right, center, own),
+        weights=None if batch.weights is None else cast(batch.weights, dtype, xp),
+        scale=None if log_scale is None else xp.exp(cast(log_scale, dtype, xp)),
+        bias=None if params is None or log_scale is None else cast(params["bias"], dtype, xp),
         needs_positive=needs_positive,
-        self_pairs=batch.references is None,
         wants=frozenset(wants),
-        gathered=gathered,
-        plan=Plan.of(n, row_bytes, size * m * d, memory_budget),
+        memory_budget=memory_budget,
+        working_arrays=working_arrays,
+        diagonal_terms=diagonal_terms,
     )
     totals = block_loop(left, rows)
 
@@ -153,20 +146,20 @@ def pairwise(
         gradient: Array = totals.left
         if batch.references is None:
             gradient = gradient + d_right
-        grads["anchors"] = _as(pull_left(gradient * factor), batch.anchors.dtype, xp)
+        grads["anchors"] = pull_left(gradient * factor)
     if "references" in wanted:
-        grads["references"] = _as(pull_right(d_right * factor), batch.targets.dtype, xp)
+        grads["references"] = pull_right(d_right * factor)
     if "negatives" in wanted and batch.negatives is not None:
-        grads["negatives"] = _as(totals.own * factor, batch.negatives.dtype, xp)
+        grads["negatives"] = cast(totals.own * factor, batch.negatives.dtype, xp)
     param_grads: dict[str, Array] = {}
-    if log_scale is not None:
-        param_grads["log_scale"] = _as(totals.sums["scale"] * factor, log_scale.dtype, xp)
-        param_grads["bias"] = _as(totals.sums["bias"] * factor, params["bias"].dtype, xp)
+    if params is not None and log_scale is not None:
+        param_grads["log_scale"] = cast(totals.sums["scale"] * factor, log_scale.dtype, xp)
+        param_grads["bias"] = cast(totals.sums["bias"] * factor, params["bias"].dtype, xp)
     return LossResult(value, grads, param_grads, {"active": active})
 
 
 def similarity_rows(
-    batch: Batch, similarity: str = "cosine", *, memory_budget: int = MEMORY_BUDGET
+    batch: Batch, similarity: str = "cosine", *, memory_budget: int | None = None
 ) -> Iterator[tuple[slice, Array, Array, Array]]:
     """Yield (rows, similarities, positive, negative) block by block: what miners look at.
 
@@ -175,51 +168,77 @@ def similarity_rows(
     """
     xp = namespace(anchors=batch.anchors)
     kind = Similarity(similarity)
-    dtype = computing_dtype(batch.anchors, xp)
-    (left, _), (right, _), center = _prepare(batch, kind, dtype, xp)
-    n, m = left.shape[0], right.shape[0]
-    rows = Rows(
-        row_terms=_no_terms,
+    (left, _), (right, _), center = prepare(batch, kind)
+    rows = rows_of(
+        _no_terms, batch, kind, prepared=(left, right, center, None), memory_budget=memory_budget
+    )
+    for part in rows.slices:
+        similarities = rows.finished(part, left[part, :] @ xp.matrix_transpose(right))
+        yield part, similarities, *rows.pairs(part, similarities)
+
+
+def rows_of(
+    row_terms: RowTerms,
+    batch: Batch,
+    kind: Similarity,
+    *,
+    prepared: tuple[Array, Array, Array | None, Array | None],
+    weights: Array | None = None,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    needs_positive: bool = False,
+    wants: frozenset[str] = frozenset(),
+    memory_budget: int | None,
+    working_arrays: int = WORKING_ARRAYS,
+    diagonal_terms: DiagonalTerms | None = None,
+) -> Rows:
+    """Plan the blocks of a call; without ``wants`` they are for looking at similarities."""
+    left, right, center, own = prepared
+    xp, relation, self_pairs = namespace(left=left), batch.relation, batch.references is None
+    (n, d), m, k = left.shape, right.shape[0], 0 if own is None else own.shape[1]
+    width = relation.width
+    gathered = bool(wants) and width is not None and 0 < _GATHER * width <= m
+    columns = (width or 0) if gathered else m
+    size = int(xp.finfo(left.dtype).bits) // 8
+    row_bytes = size * (working_arrays * (columns + k) + 4 * d * (k + gathered * columns))
+    block_bytes = size * m * d if "right" in wants else 0
+    budget = budget_of(left, memory_budget)
+    host = device_of(left) is None or on_host(left)
+    plan = (Plan.of if host else Plan.on_device)(n, row_bytes, block_bytes, budget)
+    diagonal = relation.diagonal and not self_pairs and own is None and scale is None and m > 1
+    return Rows(
+        row_terms=row_terms,
         similarity=kind,
-        relation=batch.relation,
+        relation=relation,
         left=left,
         right=right,
+        left_norms=kind.squared_norms(left),
+        right_norms=kind.squared_norms(right),
         center=center,
-        own=None,
-        weights=None,
-        scale=None,
-        bias=None,
-        needs_positive=False,
-        self_pairs=batch.references is None,
-        wants=frozenset(),
-        gathered=False,
-        plan=Plan.of(n, WORKING_ARRAYS * _itemsize(dtype, xp) * m, 0, memory_budget),
+        own=own,
+        weights=weights,
+        scale=scale,
+        bias=bias,
+        needs_positive=needs_positive,
+        self_pairs=self_pairs,
+        wants=wants,
+        gathered=gathered,
+        plan=plan,
+        budget=budget,
+        working_arrays=working_arrays,
+        diagonal_terms=diagonal_terms if diagonal and not kind.is_distance else None,
     )
-    memory, device = Memory(), device_of(left)
-    for part in rows.slices:
-        columns = rows._all(left[part, :], part, memory, xp, device)
-        yield part, columns.similarities, columns.positive, columns.negative
 
 
-def _prepare(
-    batch: Batch, kind: Similarity, dtype: Any, xp: Any
+def prepare(
+    batch: Batch, kind: Similarity
 ) -> tuple[tuple[Array, Pull], tuple[Array, Pull], Array | None]:
     """Prepare anchors and references, each once; without references they are one."""
-    references = _as(batch.targets, dtype, xp)
-    center = kind.center(references)
-    right = kind.prepare(references, center)
-    if batch.references is None:
-        return right, right, center
-    return kind.prepare(_as(batch.anchors, dtype, xp), center), right, center
+    center = kind.center(batch.targets)
+    right = kind.prepare(batch.targets, center)
+    left = right if batch.references is None else kind.prepare(batch.anchors, center)
+    return left, right, center
 
 
 def _no_terms(similarities: Array, positive: Array, negative: Array) -> tuple[Array, Array]:
     raise AssertionError("only similarities are asked for")
-
-
-def _itemsize(dtype: Any, xp: Any) -> int:
-    return int(xp.finfo(dtype).bits) // 8
-
-
-def _as(x: Array, dtype: Any, xp: Any) -> Array:
-    return x if x.dtype == dtype else xp.astype(x, dtype)

@@ -9,7 +9,7 @@ from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
 from coreframe.compose import Symmetric
 from coreframe.loss import LossResult, PairwiseLoss
-from coreframe.scheduler import Scheduler, plain
+from coreframe.scheduler import Scheduler, plain, require_resolved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,9 @@ class InfoNCE(PairwiseLoss):
         wrt: tuple[str, ...] | None = None,
     ) -> LossResult:
         if self.symmetric:
+            require_resolved(self)
+            if (result := self.at_once(batch, wrt)) is not None:
+                return result
             return Symmetric(loss=replace(self, symmetric=False)).value_and_grad(
                 batch, params, wrt=wrt
             )

@@ -730,7 +730,7 @@ PEAK = """
 import resource, sys
 import numpy as np
 from dataclasses import dataclass
-from coreframe.blocks import MEMORY_BUDGET
+from coreframe.blocks import HOST_BUDGET
 sys.path.insert(0, sys.argv[1])
 from test_engine import SoftMargin
 
@@ -753,7 +753,7 @@ result = loss(a, p)
 rise = peak() - before
 extra = rise - sum(g.nbytes for g in result.grads.values()) - 3 * a.nbytes
 assert np.isfinite(result.value)
-print(extra, MEMORY_BUDGET)
+print(extra, HOST_BUDGET)
 """
 
 

@@ -260,9 +260,9 @@ def test_an_example_gets_the_imports_that_it_takes_from_its_module() -> None:
     """)
     target = registry.import_target("coreframe.loss:PairwiseLoss")
     assert generator.imports(target, source) == ["from coreframe import Batch, pairwise"]
-    assert generator.imports(target, "checks.choice(MEMORY_BUDGET)") == [
+    assert generator.imports(target, "checks.choice(WORKING_ARRAYS)") == [
         "import coreframe.checks as checks",
-        "from coreframe.loss import MEMORY_BUDGET",
+        "from coreframe.loss import WORKING_ARRAYS",
     ]
 
 

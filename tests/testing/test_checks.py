@@ -268,7 +268,7 @@ class DividesByTheRows(RowLoss):
         (SumsUnusedColumns(), "unused_columns", "such a column is not 0"),
         (DependsOnTheBlock(), "rows_are_independent", "the loss of row 0 changes"),
         (DependsOnTheBlock(), "blocks", "value differs"),
-        (DividesByZero(), "edge_cases", "all rows alike, float64: value is not finite"),
+        (DividesByZero(), "edge_cases", "zero vectors, float64: value is not finite"),
         (DividesByZero(), "no_warnings", "invalid value encountered"),
         (UsesGlobalRandomness(), "no_hidden_state", "a global random generator was used"),
         (Warns(), "no_warnings", "careful"),

@@ -9,18 +9,18 @@ import numpy as np
 from coreframe.backend import Array
 
 
-def row_terms(loss: Any, similarities: Array, positive: Array, negative: Array) -> Any:
-    """Serve blocks where every row has one positive and a negative; leave the rest."""
-    if loss.similarity not in ("cosine", "dot") or loss.learnable_scale:
-        return NotImplemented  # the engine needs the similarities again
-    if not (np.count_nonzero(positive, axis=1) == 1).all() or not negative.any(axis=1).all():
-        return NotImplemented
-    rows = np.arange(len(similarities))
-    column = positive.argmax(axis=1)
-    z = similarities
-    z *= 1 / loss.temperature
-    own = z[rows, column] - z.dtype.type(loss.margin / loss.temperature)
-    np.copyto(z, -np.inf, where=~negative)
+def diagonal(loss: Any, similarities: Array, first: int) -> Any:
+    """Serve rows whose one positive is column ``first + i``, all others being negatives."""
+    return *terms(similarities, first, loss.temperature, loss.margin), {}
+
+
+def terms(z: Array, first: int, temperature: float, margin: float) -> Any:
+    """Return the losses of rows of similarities, and their slopes in the same memory."""
+    rows = np.arange(len(z))
+    columns = rows + first
+    z *= 1 / temperature
+    own = z[rows, columns] - z.dtype.type(margin / temperature)
+    z[rows, columns] = -np.inf
     top = z.max(axis=1)
     z -= top[:, None]
     np.exp(z, out=z)
@@ -28,7 +28,7 @@ def row_terms(loss: Any, similarities: Array, positive: Array, negative: Array) 
     gap = top + np.log(total) - own  # logsumexp over negatives - z of the positive
     small = np.exp(-np.abs(gap))
     losses = np.maximum(gap, 0) + np.log1p(small)
-    miss = np.where(gap > 0, 1, small) / ((1 + small) * loss.temperature)
+    miss = np.where(gap > 0, 1, small) / ((1 + small) * temperature)
     z *= (miss / total)[:, None]
-    z[rows, column] = -miss
+    z[rows, columns] = -miss
     return losses, z

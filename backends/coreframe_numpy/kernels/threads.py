@@ -6,16 +6,21 @@ first use and dropped in a forked child, whose threads are gone.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
 from coreframe.errors import ArgumentError
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -50,6 +55,36 @@ def pool() -> ThreadPoolExecutor | None:
             _pool = ThreadPoolExecutor(size, "coreframe", initializer=_mark)
             _pool_size = size
         return _pool
+
+
+def in_order(run: Callable[[S], T], parts: Iterable[S], at_once: int | None = None) -> Iterator[T]:
+    """Yield run(part) for each part in order, with up to ``at_once`` of them under way."""
+    workers = pool() if at_once is None or at_once > 1 else None
+    if workers is None:
+        yield from map(run, parts)
+        return
+    ahead = count() + 1  # so that none of the threads waits for us
+    if at_once is not None:
+        ahead = min(ahead, at_once)
+    waiting: deque[Future[T]] = deque()
+    try:
+        for part in parts:
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+            # The caller's context carries its floating-point error settings.
+            waiting.append(workers.submit(contextvars.copy_context().run, run, part))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:  # one failed: let none go on behind the caller's back
+            if not future.cancel():
+                future.exception()
+
+
+def each(run: Callable[[S], Any], parts: Iterable[S], at_once: int | None = None) -> None:
+    """Call run(part) for each part, on the pool."""
+    for _ in in_order(run, parts, at_once):
+        pass
 
 
 def _mark() -> None:

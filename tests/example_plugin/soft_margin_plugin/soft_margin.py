@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from coreframe import checks
 from coreframe.backend import Array, namespace
 from coreframe.loss import PairwiseLoss
+from coreframe.ops import softplus
 from coreframe.scheduler import Scheduler, plain
 
 
@@ -47,8 +48,7 @@ class SoftMargin(PairwiseLoss):
             share = xp.astype(mask, similarities.dtype)
             count = xp.sum(share, axis=1, keepdims=True)
             share = share / xp.where(count > 0, count, xp.ones_like(count))
-            z = scale * similarities
-            softplus = xp.logaddexp(z, xp.zeros_like(z))
-            losses = losses + xp.sum(share * softplus, axis=1)
-            grads = grads + scale * share * xp.exp(z - softplus)
+            value, slope = softplus(scale * similarities)
+            losses = losses + xp.sum(share * value, axis=1)
+            grads = grads + scale * share * slope
         return losses, grads
