@@ -270,16 +270,23 @@ def backends(as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("target")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(target: str, as_json: bool) -> int:
+@click.argument("target", required=False)
+@click.option("--kernels", metavar="BACKEND", is_flag=False, flag_value="numpy",
+              help="Check a backend's kernels instead: all, or the one that TARGET names.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")  # fmt: skip
+def check(target: str | None, kernels: str | None, as_json: bool) -> int:
     """Check that a loss or miner keeps its promises, on every backend that is installed.
 
     TARGET is a registered name, or package.module:Class.
     """
     from coreframe import testing
 
-    results = testing.check(target)
+    if kernels is not None:
+        results = testing.check_kernels(kernels, [target] if target else None)
+    elif target is not None:
+        results = testing.check(target)
+    else:
+        raise click.UsageError("name a loss or a miner to check, or give --kernels")
     if as_json:
         rows = [{"name": c.name, "promise": c.promise, "ok": c.ok, "detail": c.detail}
                 for c in results]  # fmt: skip
