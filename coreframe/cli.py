@@ -271,8 +271,13 @@ def backends(as_json: bool) -> None:
 
 @main.command()
 @click.argument("target", required=False)
-@click.option("--kernels", metavar="BACKEND", is_flag=False, flag_value="numpy",
-              help="Check a backend's kernels instead: all, or the one that TARGET names.")
+@click.option(
+    "--kernels",
+    metavar="BACKEND",
+    is_flag=False,
+    flag_value="numpy",
+    help="Check a backend's kernels instead: all, or the one that TARGET names.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")  # fmt: skip
 def check(target: str | None, kernels: str | None, as_json: bool) -> int:
     """Check that a loss or miner keeps its promises, on every backend that is installed.

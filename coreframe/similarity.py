@@ -23,7 +23,9 @@ from coreframe.ops import op
 
 NAMES = ("cosine", "dot", "euclidean", "squared_euclidean")
 
-Pull = Callable[[Array], Array]
+Pull = Callable[..., Array]
+"""``pull(gradient, factor=None)``: the gradient of rows from that of their prepared form, times a
+0-d factor."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,18 @@ class Similarity:
         dtype, wide = x.dtype, computing_dtype(x, xp)
         if self.name == "cosine":
             unit, inverse = unit_rows(x, dtype=wide)
-            return unit, lambda gradient: across(gradient, unit, inverse, dtype=dtype)
+
+            def pull(gradient: Array, factor: Array | None = None) -> Array:
+                scale = inverse if factor is None else inverse * factor
+                return across(gradient, unit, scale, dtype=dtype)
+
+            return unit, pull
+
+        def same(gradient: Array, factor: Array | None = None) -> Array:
+            return cast(gradient if factor is None else gradient * factor, dtype, xp)
+
         x = cast(x, wide, xp)
-        return x if center is None else x - center, lambda gradient: cast(gradient, dtype, xp)
+        return x if center is None else x - center, same
 
     def squared_norms(self, u: Array) -> Array | None:
         """Return the squared lengths of prepared rows (n,), or None where they are not needed."""

@@ -146,9 +146,9 @@ def pairwise(
         gradient: Array = totals.left
         if batch.references is None:
             gradient = gradient + d_right
-        grads["anchors"] = pull_left(gradient * factor)
+        grads["anchors"] = pull_left(gradient, factor)
     if "references" in wanted:
-        grads["references"] = pull_right(d_right * factor)
+        grads["references"] = pull_right(d_right, factor)
     if "negatives" in wanted and batch.negatives is not None:
         grads["negatives"] = cast(totals.own * factor, batch.negatives.dtype, xp)
     param_grads: dict[str, Array] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ os.environ.setdefault(
 settings.register_profile("coreframe", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("coreframe")
 
-RAN: pytest.StashKey[dict[str, int]] = pytest.StashKey()
+RAN_ON = "coreframe library"
+ran_on: Counter[str] = Counter()
 
 
 @functools.cache
@@ -59,13 +61,9 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RAN] = dict.fromkeys(LIBRARIES, 0)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
-    """Count what really ran on a library, and let the summary show one line, not one a test,
+    """Note what really ran on a library, and let the summary show one line, not one a test,
     for a library that is missing.
     """
     report = yield
@@ -73,20 +71,26 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if name is None:
         return report
     if report.when == "call" and not report.skipped:
-        item.config.stash[RAN][name] += 1
+        report.user_properties.append((RAN_ON, name))
     if report.when == "setup" and report.skipped and isinstance(open_library(name), str):
         report.longrepr = (__file__, 0, f"Skipped: {name}: {open_library(name)}")
     return report
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count; with several workers this is the process that hears of all tests."""
+    for key, name in report.user_properties:
+        if key == RAN_ON and report.when == "call":
+            ran_on[str(name)] += 1
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    counts = terminalreporter.config.stash[RAN]
-    if not any(counts.values()):
+    if not ran_on:
         return
-    ran = [f"{name} ({count} tests)" for name, count in counts.items() if count]
+    ran = [f"{name} ({ran_on[name]} tests)" for name in LIBRARIES if ran_on[name]]
     left_out = []
-    for name, count in counts.items():
-        if not count:
+    for name in LIBRARIES:
+        if not ran_on[name]:
             found = open_library(name)
             left_out.append(f"{name} ({found if isinstance(found, str) else 'not selected'})")
     line = "coreframe backends that ran: " + ", ".join(ran)

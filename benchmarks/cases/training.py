@@ -94,18 +94,18 @@ def step(quick: bool, n: int = 4096, d: int = 384, name: str = "step") -> Case:
 
 def fisher(quick: bool, n: int = 50_000, d: int = 384, name: str = "fisher") -> Case:
     n, d = (4_000, 128) if quick else (n, d)
-    at_once = 500
+    at_once = 1_000
 
     def parts(inputs: Inputs) -> tuple[Any, Any, Any, list[Any]]:
         from coreframe import Batch
         from coreframe_adapters.linear import Linear
-        from coreframe_losses.info_nce import InfoNCE
+        from coreframe_losses.mse import MSE
 
         adapter = Linear()
         params = adapter.init(np.random.default_rng(0), d)
         a, b = inputs["a"], inputs["b"]
         cuts = [slice(i, i + at_once) for i in range(0, len(a), at_once)]
-        loss = InfoNCE(temperature=T, reduction="none")
+        loss = MSE(reduction="none")
         return adapter, params, loss, [Batch.pairs(a[rows], b[rows]) for rows in cuts]
 
     def whole(inputs: Inputs) -> Call:
@@ -142,8 +142,9 @@ def fisher(quick: bool, n: int = 50_000, d: int = 384, name: str = "fisher") -> 
         (Compare(PRODUCT, at_most=1.5, minus=FORWARD),),
         rounds=9,
         n=n,
-        note="less the adapter's forward pass and one call of the loss by the anchors; the "
-        f"product is X^T D of all examples; batches of {at_once}",
+        note="less the adapter's forward pass and one call of the loss by the anchors, which is a "
+        f"squared error, since that of many products would drown the difference; the product is "
+        f"X^T D of all examples; batches of {at_once:,}",
     )
 
 

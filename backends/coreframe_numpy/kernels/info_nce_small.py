@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from coreframe.batch import Batch
+from coreframe.blocks import budget_of
 from coreframe.loss import LossResult
 from coreframe.result import wanted_fields
 from coreframe_numpy.kernels import compiled, info_nce_symmetric
 from coreframe_numpy.kernels.info_nce import terms
 
-_SMALL = 2**25  # multiplications of a product
+_SMALL = 2**29  # multiplications of a product, which BLAS shares better than we do
 _TINY = 2**19  # of them, up to which compiled steps are worth importing numba
 _LOW, _HIGH = 1e-30, 1e30  # sums of squares whose rounding is a normal number's in float32
 
@@ -37,7 +38,8 @@ def value_and_grad(loss: Any, batch: Batch, wrt: tuple[str, ...] | None) -> Any:
         or loss.reduction not in ("mean", "sum")
         or a.dtype.itemsize < 4
         or len(b) < 2
-        or (size := len(a) * b.size) > _SMALL
+        or (size := len(a) * b.size) >= _SMALL
+        or 4 * len(a) * len(b) * a.dtype.itemsize > budget_of(a, loss.memory_budget)
     ):
         return NotImplemented
     wanted = wanted_fields(batch, wrt)
@@ -69,7 +71,7 @@ class _Plain:
     @staticmethod
     def unit_rows(x: Any) -> tuple[Any, Any, bool]:
         squares = np.einsum("ij,ij->i", x, x)
-        safe = _LOW < squares.min() and squares.max() < _HIGH
+        safe = squares.min() > _LOW and squares.max() < _HIGH
         if not safe:
             return x, squares, False
         inverse = (1 / np.sqrt(squares))[:, None]

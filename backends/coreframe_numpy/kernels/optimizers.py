@@ -10,11 +10,9 @@ others are copied block by block, on the way through the cache.
 
 from __future__ import annotations
 
-import contextvars
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,7 +194,8 @@ def _run(formula: Formula, tasks: Sequence[Task], donate: bool) -> Any:
     alone = set(given)
     if len(alone) < len(given) or not alone.isdisjoint(seen):  # memory of two arrays of the call
         return _run(formula, tasks, donate=False)
-    _share(blocks, _compiled_worker(formula) if compile_it else _worker(formula, dtype))
+    work = _compiled_worker(formula) if compile_it else _worker(formula, dtype)
+    threads.together(lambda: work(blocks), len(blocks))
     return results
 
 
@@ -246,22 +245,3 @@ def _next(blocks: deque[Block]) -> Block | None:
         return blocks.popleft()
     except IndexError:
         return None
-
-
-def _share(blocks: deque[Block], work: Callable[[deque[Block]], None]) -> None:
-    """Let the pool's threads take the blocks; a single one is done at once."""
-    pool = threads.pool() if len(blocks) > 1 else None
-    if pool is None:
-        work(blocks)
-        return
-    # The caller's context carries its floating-point error settings.
-    workers = [
-        pool.submit(contextvars.copy_context().run, work, blocks)
-        for _ in range(min(threads.count(), len(blocks)))
-    ]
-    try:
-        for worker in workers:
-            worker.result()
-    finally:  # one failed: let none go on behind the caller's back
-        blocks.clear()
-        wait(workers)

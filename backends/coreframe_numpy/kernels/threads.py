@@ -10,8 +10,8 @@ import contextvars
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -57,21 +57,64 @@ def pool() -> ThreadPoolExecutor | None:
         return _pool
 
 
-def in_order(run: Callable[[S], T], parts: Iterable[S], at_once: int | None = None) -> Iterator[T]:
-    """Yield run(part) for each part in order, with up to ``at_once`` of them under way."""
-    workers = pool() if at_once is None or at_once > 1 else None
+def together(work: Callable[[], None], most: int) -> None:
+    """Run ``work`` on up to ``most`` threads at once, this one included, and wait for all.
+
+    It is to take pieces of work from somewhere until none is left. The first error is raised, when
+    all have ended.
+    """
+    workers = pool() if most > 1 else None
+    if workers is None:
+        work()
+        return
+    # The caller's context carries its floating-point error settings.
+    others = [
+        workers.submit(contextvars.copy_context().run, work) for _ in range(min(count(), most) - 1)
+    ]
+    _here.worker = True  # what is called from here has its threads
+    try:
+        work()
+    finally:
+        _here.worker = False
+        started = [other for other in others if not other.cancel()]
+        wait(started)
+    for other in started:
+        other.result()
+
+
+def each(run: Callable[[S], T], parts: Sequence[S]) -> list[T]:
+    """Return run(part) for each part, worked on by all threads."""
+    results: list[Any] = [None] * len(parts)
+    waiting = deque(enumerate(parts))
+
+    def work() -> None:
+        while True:
+            try:
+                i, part = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                results[i] = run(part)
+            except BaseException:
+                waiting.clear()  # let none go on behind the caller's back
+                raise
+
+    together(work, len(parts))
+    return results
+
+
+def in_order(run: Callable[[S], T], parts: Sequence[S], at_once: int) -> Iterator[T]:
+    """Yield run(part) for each part in order, with at most ``at_once`` of them under way."""
+    workers = pool() if at_once > 1 and len(parts) > 1 else None
     if workers is None:
         yield from map(run, parts)
         return
-    ahead = count() + 1  # so that none of the threads waits for us
-    if at_once is not None:
-        ahead = min(ahead, at_once)
+    ahead = min(count() + 1, at_once)  # one more, so that none of the threads waits for us
     waiting: deque[Future[T]] = deque()
     try:
         for part in parts:
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
-            # The caller's context carries its floating-point error settings.
             waiting.append(workers.submit(contextvars.copy_context().run, run, part))
         while waiting:
             yield waiting.popleft().result()
@@ -79,12 +122,6 @@ def in_order(run: Callable[[S], T], parts: Iterable[S], at_once: int | None = No
         for future in waiting:  # one failed: let none go on behind the caller's back
             if not future.cancel():
                 future.exception()
-
-
-def each(run: Callable[[S], Any], parts: Iterable[S], at_once: int | None = None) -> None:
-    """Call run(part) for each part, on the pool."""
-    for _ in in_order(run, parts, at_once):
-        pass
 
 
 def _mark() -> None:
