@@ -181,8 +181,6 @@ def large(quick: bool) -> Work:
 
 def _ours_adamw(count: int, size: int) -> Build:
     def build() -> Callable[[], Any]:
-        import inspect
-
         import cupy
 
         from coreframe_optimizers.adamw import AdamW
@@ -193,13 +191,10 @@ def _ours_adamw(count: int, size: int) -> Build:
         grads = {str(i): make[count + i] for i in range(count)}
         optimizer = AdamW()
         state = optimizer.init(params)
-        given_up: dict[str, Any] = {}
-        if "donate" in inspect.signature(optimizer.update).parameters:
-            given_up["donate"] = True
 
         def run() -> Any:
             nonlocal params, state
-            params, state = optimizer.update(params, grads, state, **given_up)
+            params, state = optimizer.update(params, grads, state, donate=True)
             return params
 
         return run

@@ -169,6 +169,13 @@ class Optimizer(ABC):
             tasks.append(Task(own, parameter, gradient, slots, count))
         new_params, new_state = dict(params), dict(state)
         new_state["step"] = count
+        if donate and len(grads) < len(params):
+            # What stays may lie in memory that is overwritten under another name.
+            for name in [name for name in params if name not in grads]:
+                slots, xp, _ = kept[name]
+                new_params[name] = xp.asarray(params[name], copy=True)
+                for slot, x in slots.items():
+                    new_state[f"{slot}/{name}"] = xp.asarray(x, copy=True)
         for name, (new, slots) in zip(grads, self._steps(tasks, donate), strict=True):
             parameter = params[name]
             same = new.dtype == parameter.dtype

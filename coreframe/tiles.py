@@ -54,7 +54,7 @@ def pairwise(
     - a larger similarity is more alike; row i of the result depends on row i alone;
     - a column false in both masks must not influence the result, and has derivative 0;
     - with no references, the self pair is false in both masks;
-    - inputs are never written to.
+    - inputs are never written to, and not kept: their memory is that of the next rows.
 
     Own negatives stand as columns m..m+k. Rows without a pair, and if ``needs_positive`` those
     without a positive, are zeroed here and do not count. float16 and bfloat16 are computed in

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -48,13 +47,10 @@ def _ours(name: str, environment: dict[str, str]) -> Side:
         )
         params, grads = split(inputs)
         state = optimizer.init(params)
-        given_up: dict[str, Any] = {}
-        if "donate" in inspect.signature(optimizer.update).parameters:
-            given_up["donate"] = True
 
         def run() -> Any:
             nonlocal params, state
-            params, state = optimizer.update(params, grads, state, **given_up)
+            params, state = optimizer.update(params, grads, state, donate=True)
             return params
 
         return run
@@ -169,7 +165,7 @@ def formula() -> Side:
 
         return run
 
-    return Side(FORMULA, build, dict)
+    return Side(FORMULA, build, dict, in_full=True)
 
 
 def exact(inputs: Inputs) -> Arrays:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,13 @@ def _step(name: str, environment: dict[str, str]) -> Side:
         adapter, loss, optimizer = Linear(), InfoNCE(temperature=T), AdamW()
         params = adapter.init(np.random.default_rng(0), x.shape[1])
         state = optimizer.init(params)
-        given_up: dict[str, Any] = {}
-        if "donate" in inspect.signature(optimizer.update).parameters:
-            given_up["donate"] = True
 
         def run() -> Any:
             nonlocal params, state
             y, pullback = adapter.forward(params, x)
             result = loss.value_and_grad(Batch.pairs(y, documents), wrt=("anchors",))
             grads, _ = pullback(result.grads["anchors"], need_dx=False)
-            params, state = optimizer.update(params, grads, state, **given_up)
+            params, state = optimizer.update(params, grads, state, donate=True)
             return grads
 
         return run

@@ -92,6 +92,11 @@ def search(queries: Array, documents: Array, k: int, *, similarity: str = "cosin
     """
     namespace(queries=queries, documents=documents)
     count = documents.shape[0]
+    if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
+        raise ArgumentError(
+            "queries and documents must be (q, d) and (c, d), of one width, "
+            f"got {tuple(queries.shape)} and {tuple(documents.shape)}"
+        )
     if not 1 <= k <= count:
         raise ArgumentError(f"k must be from 1 to the number of documents {count}, got {k}")
     kind = Similarity(similarity)

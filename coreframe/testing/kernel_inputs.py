@@ -220,7 +220,7 @@ def _minus_distances(dtype: Any) -> Iterator[Call]:
 def _nearest_documents(dtype: Any) -> Iterator[Call]:
     for name in similarity.NAMES:
         kind = similarity.Similarity(name)
-        for n, count, width in [(1, 2, 1), (1, 300, 3), (3, 2, 4), (31, 1504, 7)]:
+        for n, count, width in [(1, 2, 1), (1, 300, 3), (3, 2, 4), (31, 157, 5), (97, 1504, 7)]:
             # Whole numbers beside their negatives: exact scores, many of them equal.
             some = np.random.default_rng(n).integers(-2, 3, (n + count // 2, width)).astype(dtype)
             ties = some[:n], np.concatenate([some[n:], -some[n:]])

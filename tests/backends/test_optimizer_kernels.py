@@ -195,6 +195,33 @@ def test_memory_that_is_seen_twice_is_not_written(mode, rng):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("optimizer", [AdamW(learning_rate=0.1), SGD(momentum=0.9)])
+@pytest.mark.parametrize("shared", ["parameter", "slot", "borrowed parameter", "borrowed gradient"])
+def test_what_is_given_up_may_be_seen_under_another_name(shared, optimizer, mode, rng):
+    """By a parameter without a gradient, or through an object that is no NumPy array."""
+    whole, ones = rng.standard_normal((6, 10)), np.ones((6, 10))
+    part = np.lib.stride_tricks.as_strided(whole, (5, 10))  # whose base is such an object
+    params, grads = {"a": whole, "b": ones[:5]}, {"a": ones}
+    if "parameter" in shared:
+        params["b"] = part if "borrowed" in shared else whole
+    if "borrowed" in shared:
+        grads["b"] = part if "gradient" in shared else ones[:5]
+    state = dict(optimizer.init(params))
+    if shared == "slot":
+        for name in optimizer.slots:
+            state[f"{name}/a"] = np.abs(rng.standard_normal((6, 10)))
+            state[f"{name}/b"] = state[f"{name}/a"][:5]
+    apart = [
+        {k: x.copy() if k != "step" else x for k, x in arrays.items()}
+        for arrays in (params, grads, state)
+    ]
+    with kernel(mode):
+        want = optimizer.update(*apart)
+        got = optimizer.update(params, grads, state, donate=True)
+    assert_equal(got, want)
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("donate", [False, True])
 def test_arrays_of_any_layout(mode, donate, rng):
     optimizer = AdamW(learning_rate=0.1)

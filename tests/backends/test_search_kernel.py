@@ -16,9 +16,12 @@ from coreframe.similarity import NAMES
 from coreframe_numpy.kernels import search as kernel
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Tiles and stretches so small that a few hundred documents fill many."""
+@pytest.fixture(params=["tiles", "at once"])
+def small(monkeypatch, request):
+    """Tiles and stretches so small that a few hundred documents fill many; or none of them."""
+    if request.param == "at once":
+        return
+    monkeypatch.setattr(kernel, "_SMALL", 0)
     monkeypatch.setattr(kernel, "_QUERIES", 16)
     monkeypatch.setattr(kernel, "_DOCUMENTS", 16)
     monkeypatch.setattr(kernel, "_STRETCH", 640)
@@ -166,6 +169,16 @@ def test_huge_and_tiny_vectors(rng, small, monkeypatch, similarity):
             monkeypatch.setenv("COREFRAME_KERNELS", "off")
             np.testing.assert_array_equal(found, search(q, d, 10, similarity=similarity))
             monkeypatch.delenv("COREFRAME_KERNELS")
+
+
+@pytest.mark.parametrize("similarity", NAMES)
+def test_few_scores_are_chosen_from_at_once(rng, monkeypatch, similarity):
+    """A small search takes none of the steps that pay off in a large one."""
+    monkeypatch.setattr(kernel, "_Stretch", None)
+    q, d = rng.standard_normal((40, 6)), rng.standard_normal((300, 6))
+    found = search(q, d, 10, similarity=similarity)
+    monkeypatch.setenv("COREFRAME_KERNELS", "off")
+    np.testing.assert_array_equal(found, search(q, d, 10, similarity=similarity))
 
 
 def test_memory_does_not_grow_with_the_collection():

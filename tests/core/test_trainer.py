@@ -383,6 +383,27 @@ def test_the_best_epoch_is_kept(parts, monkeypatch):
     assert (seen[2] != seen[4]).any()
 
 
+def test_the_start_is_kept_where_it_is_the_first_to_be_overwritten(parts, monkeypatch):
+    """The first update that is done writes to nothing; here it is left out, and comes second."""
+    figures = iter([0.9, 0.1, 0.1])
+
+    class Found:
+        def mean(self):
+            return dict.fromkeys(("recall@1", "recall@10", "mrr@10", "ndcg@10"), next(figures))
+
+    gradients = loop.Trainer._gradients
+
+    def broken(self, inputs, updates, progress, turn):
+        found = gradients(self, inputs, updates, progress, turn)
+        return found if turn else {**found, "value": found["value"] * np.nan}
+
+    monkeypatch.setattr(loop, "evaluate", lambda adapter, pairs: Found())
+    monkeypatch.setattr(loop.Trainer, "_gradients", broken)
+    run = fit(*parts[:2], **{**QUICK, "epochs": 2})
+    assert (run.best_epoch, run.skipped_steps) == (0, 1)
+    np.testing.assert_array_equal(run.params["adapter.W"], np.eye(D))
+
+
 def test_the_metric_decides_which_epoch_is_best(parts, monkeypatch):
     rows = [(0.1, 0.9), (0.5, 0.2), (0.3, 0.4)]
     tables = iter(rows * 2)

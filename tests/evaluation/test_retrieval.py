@@ -221,3 +221,8 @@ def test_near_ties_are_found_in_float32(rng):
     found = search(q, d, 10)
     best = np.sort(scores, axis=1)[:, ::-1][:, :10]
     assert_near(np.take_along_axis(scores, found, axis=1), best, 1e-6)
+
+
+def test_a_search_names_two_widths() -> None:
+    with pytest.raises(ArgumentError, match=r"of one width, got \(2, 3\) and \(4, 2\)"):
+        search(np.ones((2, 3)), np.ones((4, 2)), 2)

@@ -11,7 +11,7 @@ from coreframe.backend import Array
 
 def diagonal(loss: Any, similarities: Array, first: int) -> Any:
     """Serve rows whose one positive is column ``first + i``, all others being negatives."""
-    return *terms(similarities, first, loss.temperature, loss.margin), {}
+    return *terms(similarities, first, float(loss.temperature), float(loss.margin)), {}
 
 
 def terms(z: Array, first: int, temperature: float, margin: float) -> Any:

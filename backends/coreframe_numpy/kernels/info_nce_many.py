@@ -16,8 +16,9 @@ def row_terms(loss: Any, similarities: Array, positive: Array, negative: Array) 
         return NotImplemented
     pairs = Pairs.of(positive)
     z = working_copy(loss, similarities)
-    z *= 1 / loss.temperature
-    own = pairs.of_matrix(z) - z.dtype.type(loss.margin / loss.temperature)
+    temperature = float(loss.temperature)
+    z *= 1 / temperature
+    own = pairs.of_matrix(z) - z.dtype.type(float(loss.margin) / temperature)
     leave_out(z, negative)
     top = z.max(axis=1)
     none = top == -np.inf  # no negatives: the gap is -inf, loss and gradient are 0
@@ -30,7 +31,7 @@ def row_terms(loss: Any, similarities: Array, positive: Array, negative: Array) 
     gap = log_total[pairs.row] - own  # logsumexp over negatives - z of the positive
     small = np.exp(-np.abs(gap))
     losses = pairs.mean(np.maximum(gap, 0) + np.log1p(small))
-    share = (1 / (np.maximum(pairs.count, 1) * loss.temperature)).astype(z.dtype)
+    share = (1 / (np.maximum(pairs.count, 1) * temperature)).astype(z.dtype)
     miss = np.where(gap > 0, 1, small) / (1 + small) * share[pairs.row]
     z *= (pairs.sum(miss) / total)[:, None]
     z.reshape(-1)[pairs.flat] = -miss

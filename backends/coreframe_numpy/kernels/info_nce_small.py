@@ -36,7 +36,7 @@ def value_and_grad(loss: Any, batch: Batch, wrt: tuple[str, ...] | None) -> Any:
         or loss.learnable_scale
         or loss.similarity != "cosine"
         or loss.reduction not in ("mean", "sum")
-        or a.dtype.itemsize < 4
+        or a.dtype not in (np.float32, np.float64)  # nor in another order of bytes
         or len(b) < 2
         or (size := len(a) * b.size) >= _SMALL
         or 4 * len(a) * len(b) * a.dtype.itemsize > budget_of(a, loss.memory_budget)
@@ -54,7 +54,7 @@ def value_and_grad(loss: Any, batch: Batch, wrt: tuple[str, ...] | None) -> Any:
     if not (u_safe and v_safe):
         return NotImplemented
     z = np.dot(u, v.T)
-    value, active = steps.slopes(z, loss.temperature, loss.margin, weight)
+    value, active = steps.slopes(z, float(loss.temperature), float(loss.margin), weight)
     grads = {}
     for name in wanted:
         if name == "anchors":

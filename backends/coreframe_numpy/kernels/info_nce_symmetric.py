@@ -35,13 +35,13 @@ def value_and_grad(loss: Any, batch: Batch, wrt: tuple[str, ...] | None) -> Any:
         or loss.learnable_scale
         or loss.similarity != "cosine"
         or loss.reduction not in ("mean", "sum")
-        or 2 / loss.temperature > 600
+        or 2 / float(loss.temperature) > 600
     ):
         return NotImplemented
     wanted = wanted_fields(batch, wrt)
     (left, pull_left), (right, pull_right), _ = prepare(batch, Similarity("cosine"))
     dtype = left.dtype
-    both = _Both(loss.temperature, loss.margin, n, dtype)
+    both = _Both(float(loss.temperature), float(loss.margin), n, dtype)
     rows = rows_of(
         loss.row_terms,
         batch,

@@ -159,7 +159,7 @@ def _run(formula: Formula, tasks: Sequence[Task], donate: bool) -> Any:
     names = ("", *formula.slots)
     for optimizer, parameter, gradient, slots, _ in tasks:  # plain code: there may be many small
         seen.add(_owner(gradient))
-        if not gradient.flags.carray:  # numba's loops take no other
+        if not gradient.flags.carray or _borrowed(gradient):  # numba's loops take no other
             gradient = np.array(gradient, order="C")
         arrays: list[np.ndarray] = []
         sources: list[tuple[np.ndarray, np.ndarray]] = []
@@ -170,6 +170,8 @@ def _run(formula: Formula, tasks: Sequence[Task], donate: bool) -> Any:
                 given.append(id(x))
             else:
                 seen.add(_owner(x))
+                if _borrowed(x):  # copied before anything is written
+                    x = np.array(x, order="C")
                 out = np.empty(x.shape, dtype)
                 sources.append((_flat(x), _flat(out)))
             after[name] = out
@@ -202,6 +204,11 @@ def _run(formula: Formula, tasks: Sequence[Task], donate: bool) -> Any:
 def _owner(x: np.ndarray) -> int:
     """Return the id of the array that owns the memory."""
     return id(x if x.base is None else x.base)
+
+
+def _borrowed(x: np.ndarray) -> bool:
+    """Say whether the memory is somebody's who is no NumPy array: it may be that of another."""
+    return x.base is not None and type(x.base) is not np.ndarray
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

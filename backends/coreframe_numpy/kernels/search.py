@@ -28,6 +28,7 @@ _STRETCH = 2**23  # entries of documents, and of queries, that are prepared at o
 _QUERIES = 1024  # a tile: tall enough for the product, small enough for the processor's cache
 _DOCUMENTS = 1024
 _TASKS = 16  # where there are few queries, documents are shared out among the threads
+_SMALL = 2**17  # scores of a search that is one tile, and chosen from without a bound
 
 
 class _NotANumber(Exception):
@@ -40,6 +41,8 @@ def nearest_documents(
     """Serve all but scores that are NaN, which the reference orders."""
     n, d = queries.shape
     dtype = np.result_type(queries, documents, np.float32)
+    if n * len(documents) <= _SMALL and documents.size <= _SMALL * 8:
+        return _small(queries, documents, center, k, kind, dtype)
     stretch = _Stretch(documents, center, kind, dtype)
     tall = min(_QUERIES if stretch.lanes > 1 else _QUERIES // 4, max(16, 2**19 // k))
     at_once = max(_STRETCH // d // tall, 1) * tall
@@ -55,6 +58,26 @@ def nearest_documents(
     except _NotANumber:
         return NotImplemented
     return found
+
+
+def _small(
+    queries: Array, documents: Array, center: Array | None, k: int, kind: Similarity, dtype: Any
+) -> Any:
+    """Choose among all scores at once; the documents are filled up as tiles of them are."""
+    count, d = documents.shape
+    right = np.empty((_up(count, 16), d), dtype)
+    right[count:] = 0
+    norms = kind.squared_norms(_prepare(documents, center, kind, right[:count]))
+    left = _prepare(queries, center, kind, np.empty(queries.shape, dtype))
+    scores = (left @ right.T)[:, :count]
+    own = kind.squared_norms(left)
+    if norms is not None and own is not None:
+        if not np.isfinite(norms).all() or not np.isfinite(own).all():
+            return NotImplemented
+        scores = kind.finish(scores, own[:, None], norms)
+    if np.isnan(scores.max(initial=0)):
+        return NotImplemented
+    return top_k(scores, k)
 
 
 def _search(left: Array, stretch: _Stretch, k: int, tall: int) -> list[Array]:

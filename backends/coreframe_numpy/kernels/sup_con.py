@@ -16,7 +16,8 @@ def row_terms(loss: Any, similarities: Array, positive: Array, negative: Array) 
         return NotImplemented
     pairs = Pairs.of(positive)
     z = working_copy(loss, similarities)
-    z *= 1 / loss.temperature
+    temperature = float(loss.temperature)
+    z *= 1 / temperature
     own = pairs.of_matrix(z)
     leave_out(z, positive | negative)
     top = z.max(axis=1)
@@ -27,7 +28,7 @@ def row_terms(loss: Any, similarities: Array, positive: Array, negative: Array) 
     total[total == 0] = 1
     log_total = top + np.log(total)
     losses = pairs.mean(log_total[pairs.row] - own)
-    z *= (1 / (total * loss.temperature))[:, None]
-    share = (1 / (np.maximum(pairs.count, 1) * loss.temperature)).astype(z.dtype)
+    z *= (1 / (total * temperature))[:, None]
+    share = (1 / (np.maximum(pairs.count, 1) * temperature)).astype(z.dtype)
     z.reshape(-1)[pairs.flat] -= share[pairs.row]
     return losses, z

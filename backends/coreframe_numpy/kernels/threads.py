@@ -35,7 +35,7 @@ def count() -> int:
     """Return how many threads to use: COREFRAME_THREADS, else the processors allowed."""
     setting = os.environ.get("COREFRAME_THREADS", "").strip()
     if setting:
-        if not setting.isdigit() or int(setting) < 1:
+        if not setting.isdecimal() or int(setting) < 1:
             raise ArgumentError(f"COREFRAME_THREADS must be a whole number from 1, got {setting!r}")
         return int(setting)
     if hasattr(os, "sched_getaffinity"):

@@ -24,14 +24,14 @@ def row_terms(loss: Any, similarities: Array, positive: Array, negative: Array) 
     if not similarities.size:
         return NotImplemented
     if loss.mode == "semi_hard":
-        return _semi_hard(similarities, positive, negative, loss.margin)
+        return _semi_hard(similarities, positive, negative, float(loss.margin))
     pairs = Pairs.of(positive)
     levels = pairs.of_matrix(similarities)
     s = working_copy(loss, similarities)
     leave_out(s, negative)
     if loss.mode == "hardest":
-        return _hardest(s, pairs, levels, loss.margin)
-    return _all(s, pairs, levels, negative, loss.margin)
+        return _hardest(s, pairs, levels, float(loss.margin))
+    return _all(s, pairs, levels, negative, float(loss.margin))
 
 
 def local_row_terms(loss: Any, similarities: Array, positive: Array, negative: Array) -> Any:
@@ -43,7 +43,7 @@ def local_row_terms(loss: Any, similarities: Array, positive: Array, negative: A
     s = working_copy(loss, similarities)
     leave_out(s, negative)
     mean = loss.over_negatives == "mean"
-    return _all(s, pairs, levels, negative, loss.margin, mean)
+    return _all(s, pairs, levels, negative, float(loss.margin), mean)
 
 
 def _hardest(s: np.ndarray, pairs: Pairs, levels: np.ndarray, margin: float) -> Any:
