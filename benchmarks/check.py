@@ -54,7 +54,7 @@ def _batch_hard(quick: bool) -> Case:
 
 
 def _adamw(quick: bool) -> Case:
-    case = optimizers.adamw("check/adamw", 1, 2_000_000)
+    case = optimizers.adamw("check/adamw", 1, 10_000_000)
     return _only(case, optimizers.FORMULA, optimizers.DEFAULT, rounds=9)
 
 
@@ -100,8 +100,8 @@ BOUNDS = (
     Bound("check/third_party", 3.2, US, "third-party row_terms"),
     Bound("check/sup_con", 3.2),
     Bound("check/batch_hard", 3.8),
-    Bound("check/adamw", 0.6, optimizers.FORMULA),
-    Bound("check/adamw", 0.8, optimizers.DEFAULT),
+    Bound("check/adamw", 0.8, optimizers.FORMULA),
+    Bound("check/adamw", 1.2, optimizers.DEFAULT),
     Bound("check/step", 3.0),
     Bound("check/step", 1.1, peers.TORCH),
 )
