@@ -43,7 +43,7 @@ def _at(n: int, quick: bool) -> Case:
         sides=tuple(sides),
         rows=tuple(Compare(row.to) for row in case.rows if row.to != peers.TORCH_COMPILE),
         exact=None,
-        rounds=1 if n > 32768 else 3,
+        rounds=1 if n > 8192 else 3,
         long=n > 16384,
         left_out=gone,
     )
