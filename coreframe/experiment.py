@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from coreframe import registry
 from coreframe.adapter import ClosedForm
@@ -120,28 +121,8 @@ def experiment(
         runs[start] = fit(
             train,
             dev,
-            adapter=config.adapter,
-            loss=config.loss,
-            miner=config.miner,
-            optimizer=config.optimizer,
-            regularizers=config.regularizers,
-            side=settings.side,
+            **fit_arguments(config),
             start=solvers.get(start),
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            drop_last=settings.drop_last,
-            order=Order(
-                curriculum=settings.curriculum,
-                curriculum_epochs=settings.curriculum_epochs,
-                pool=settings.pool,
-            ),
-            own_negatives=settings.own_negatives,
-            gradient_accumulation_steps=settings.gradient_accumulation_steps,
-            max_grad_norm=settings.max_grad_norm,
-            max_grad_value=settings.max_grad_value,
-            ema_decay=settings.ema_decay,
-            metric=metric,
-            seed=settings.seed,
             backend=backend or settings.backend,
             base_model=base_model,
             callbacks=callbacks,
@@ -164,6 +145,34 @@ def experiment(
     gate = _gate(candidates, kept, config, train, test)
     seconds = time.perf_counter() - started
     return Outcome(train, dev, test, run, start, candidates, kept, gate, seconds)
+
+
+def fit_arguments(config: RunConfig) -> dict[str, Any]:
+    """Return what a configuration says of training, as keyword arguments of ``fit``."""
+    settings = config.train
+    return {
+        "adapter": config.adapter,
+        "loss": config.loss,
+        "miner": config.miner,
+        "optimizer": config.optimizer,
+        "regularizers": config.regularizers,
+        "side": settings.side,
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "drop_last": settings.drop_last,
+        "order": Order(
+            curriculum=settings.curriculum,
+            curriculum_epochs=settings.curriculum_epochs,
+            pool=settings.pool,
+        ),
+        "own_negatives": settings.own_negatives,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "max_grad_norm": settings.max_grad_norm,
+        "max_grad_value": settings.max_grad_value,
+        "ema_decay": settings.ema_decay,
+        "metric": config.gate.metric,
+        "seed": settings.seed,
+    }
 
 
 def _starts(

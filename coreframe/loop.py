@@ -8,10 +8,10 @@ later calls something earlier. The best epoch on dev is kept, with the start as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from coreframe.adapter import Adapter, ClosedForm, Pullback
+from coreframe.adapter import Adapter, ClosedForm
 from coreframe.artefact import Side, TrainedAdapter
 from coreframe.backend import Array, Backend, Params, is_array, namespace, to_numpy
 from coreframe.batch import Batch
@@ -27,8 +27,9 @@ from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
 from coreframe.random import stream
 from coreframe.regularizer import Regularizer
-from coreframe.scheduler import Progress, Scheduler, resolve
-from coreframe.updates import Updates, named
+from coreframe.scheduler import Progress, Scheduler
+from coreframe.step import Step, named
+from coreframe.updates import Updates
 
 LOG_LINES = 100
 """About how many lines of a run carry the loss: each is a wait for the device."""
@@ -172,6 +173,13 @@ class Trainer:
             ema_decay=setup.ema_decay,
         )
         window = Accumulation(steps=setup.gradient_accumulation_steps)
+        step = Step(
+            adapter=setup.adapter,
+            loss=setup.loss,
+            miner=setup.miner,
+            side=setup.side,
+            seed=setup.seed,
+        )
         best = (self._evaluate(updates.params, 0, 0, 0), 0, updates.copy())
         samples = turn = 0
         for epoch in range(1, setup.epochs + 1):
@@ -184,7 +192,7 @@ class Trainer:
                     step=updates.done, steps=self.steps, samples=samples, epoch=epoch - 1,
                     history=tuple(self.scores),
                 )  # fmt: skip
-                found = self._gradients(batch, updates, progress, turn)
+                found = step.gradients(batch, updates.params, updates.regularizers, progress, turn)
                 turn, samples = turn + 1, samples + batch.anchors.shape[0]
                 if window.steps > 1:
                     held = window.add(held or window.init(found), found, weight=_weight(batch))
@@ -193,12 +201,12 @@ class Trainer:
                     found, held = window.mean(held), None
                 value = found.pop("value")
                 norm, now = updates.take(value, found, progress)
-                step = updates.done
-                if step % self.log_every == 0 or step == self.steps:
+                done = updates.done
+                if done % self.log_every == 0 or done == self.steps:
                     values = {"loss": float(value), "grad_norm": float(norm)}
                     if isinstance(now.learning_rate, int | float):
                         values["learning_rate"] = float(now.learning_rate)
-                    self._tell("on_step", step, epoch, samples, values)
+                    self._tell("on_step", done, epoch, samples, values)
                 if self.stopped:
                     break
             metrics = self._evaluate(updates.averaged(), updates.done, epoch, samples)
@@ -218,57 +226,6 @@ class Trainer:
         if setup.initial is not None:
             params = _replaced(params, setup.initial)
         return {name: self.backend.asarray(x, dtype=data.dtype) for name, x in params.items()}
-
-    def _gradients(
-        self,
-        inputs: Batch,
-        updates: Updates,
-        progress: Progress,
-        turn: int,
-    ) -> dict[str, Array]:
-        """Return the ``value`` of batch number ``turn``, and its gradients by parameter name."""
-        setup, params = self.setup, updates.params
-        own = under("adapter", params)
-        rng = stream(setup.seed, "adapter noise", turn)
-        # Own negatives are documents, so they move where the documents do.
-        sides = {"query": ("anchors",), "both": ("anchors", "references", "negatives")}
-        adapted: dict[str, Array] = {}
-        pullbacks: dict[str, Pullback] = {}
-        for name in sides[setup.side]:
-            if (x := getattr(inputs, name)) is not None:
-                flat = self.xp.reshape(x, (-1, x.shape[-1]))
-                y, pullbacks[name] = setup.adapter.forward(own, flat, rng=rng)
-                adapted[name] = self.xp.reshape(y, (*x.shape[:-1], y.shape[-1]))
-        wrt = tuple(adapted)
-        batch = replace(inputs, **adapted)
-        if setup.miner is not None:
-            rng = stream(setup.seed, "miner", turn)
-            batch = replace(batch, relation=resolve(setup.miner, progress).mine(batch, rng=rng))
-        result = resolve(setup.loss, progress).value_and_grad(batch, under("loss", params), wrt=wrt)
-        if result.value.ndim:
-            raise ArgumentError("training needs a loss with one value: a reduction but 'none'")
-        value, slopes = result.value, dict(result.grads)
-        total: dict[str, Array] = {}
-        for regularizer in updates.regularizers:
-            term = resolve(regularizer, progress)
-            if term.of == "embeddings":
-                fields = {"anchors": batch.anchors}
-                if batch.references is not None:
-                    fields["references"] = batch.references
-                ids = {"anchors": inputs.ids, "references": inputs.reference_ids}
-                found = term.value_and_grad(fields, ids=ids)
-                for name in wrt:
-                    if name in found.grads:
-                        slopes[name] = slopes[name] + found.grads[name]
-            else:
-                found = term.value_and_grad(own)
-                _add(total, found.grads)
-            value = value + found.value
-        for name, pullback in pullbacks.items():
-            slope = self.xp.reshape(slopes[name], (-1, slopes[name].shape[-1]))
-            _add(total, pullback(slope, need_dx=False)[0])
-        grads = {**named("adapter", total), **named("loss", result.param_grads)}
-        return {"value": self.xp.asarray(value), **grads}
 
     def _evaluate(self, params: Params, step: int, epoch: int, samples: int) -> dict[str, float]:
         if self.dev is None:
@@ -327,8 +284,3 @@ def _replaced(params: Params, given: Params) -> dict[str, Any]:
             + nearest(unknown[0], list(params))
         )
     return {name: to_numpy(x) for name, x in given.items()}
-
-
-def _add(total: dict[str, Array], more: Params) -> None:
-    for name, g in more.items():
-        total[name] = total[name] + g if name in total else g

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from coreframe import registry
-from coreframe.artefact import make_folder, write_files
 from coreframe.config import RunConfig, dump
 from coreframe.errors import ArgumentError, OutputError
 from coreframe.experiment import Candidate, Outcome
 from coreframe.report import model_card, report_html
+from coreframe.storage import make_folder, write_files
 
 PACKAGES = ("coreframe-ml", "numpy", "array-api-compat", "pluggy", "safetensors", "threadpoolctl")
 

@@ -60,6 +60,10 @@ class Hooks:
         """Offer subclasses of ``coreframe.Adapter``."""
 
     @hookspec
+    def coreframe_samplers(self) -> Table:  # type: ignore[empty-body]
+        """Offer subclasses of ``coreframe.Sampler``."""
+
+    @hookspec
     def coreframe_callbacks(self) -> Table:  # type: ignore[empty-body]
         """Offer subclasses of ``coreframe.Callback``."""
 

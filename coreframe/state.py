@@ -14,9 +14,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from coreframe.artefact import check_format, make_folder, write_files
 from coreframe.backend import Array, device_of, is_array, namespace, to_numpy
 from coreframe.errors import ArgumentTypeError, ArtefactError
+from coreframe.storage import check_format, make_folder, write_files
 
 FORMAT = "coreframe-state"
 VERSION = 1

@@ -26,6 +26,7 @@ from coreframe.loss import Loss
 from coreframe.optimizer import Optimizer, Rule
 from coreframe.regularizer import Regularizer
 from coreframe.scheduler import Progress, Scheduler, plain, resolve
+from coreframe.step import named
 
 
 class Updates:
@@ -131,11 +132,6 @@ class Updates:
                 own = dict(resolve(term, progress).after_step(own, rates))
         loss = {name: self.xp.asarray(x) for name, x in under("loss", params).items()}
         return {**named("adapter", own), **named("loss", self.loss.project(loss))}
-
-
-def named(prefix: str, params: Params) -> dict[str, Any]:
-    """Return parameters under names that begin with a prefix and a dot."""
-    return {f"{prefix}.{name}": x for name, x in params.items()}
 
 
 def _copied(params: Params, xp: Any) -> dict[str, Array]:

@@ -44,6 +44,7 @@ KINDS = {
     "adapters": """The small maps that are trained on top of frozen embeddings:
         `params = adapter.init(rng, d)`, then `y, pullback = adapter.forward(params, x)`; or `fit`
         does it all. `procrustes` and `whitening` are computed at once, without training.""",
+    "samplers": "Which examples stand in a batch together: `fit(..., sampler=...)`.",
     "embedders": "Texts to vectors: `embedder.embed(texts)` is (n, d).",
     "callbacks": "What happens around the steps of a run: `fit(..., callbacks=[...])`.",
     "core": "What is no plugin: the parts that components are made of and fed with.",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from coreframe import checks
-from coreframe.artefact import write_files
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
+from coreframe.storage import write_files
 
 PAD, UNKNOWN, SEPARATOR = 0, 1, 2
 FIRST_BYTE = 3

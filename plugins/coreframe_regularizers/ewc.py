@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from coreframe import checks
-from coreframe.artefact import check_format, make_folder, write_files
 from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError, ArgumentTypeError, ArtefactError, nearest
 from coreframe.fisher_information import Fisher
 from coreframe.regularizer import Regularizer
 from coreframe.result import LossResult
 from coreframe.scheduler import Scheduler, plain, require_resolved
+from coreframe.storage import check_format, make_folder, write_files
 
 FORMAT = "coreframe-ewc"
 VERSION = 1

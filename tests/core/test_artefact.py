@@ -13,8 +13,9 @@ from safetensors.numpy import load_file, save_file
 from support import assert_near
 
 import coreframe
-from coreframe.artefact import Side, TrainedAdapter, load, make_folder, write_files
+from coreframe.artefact import Side, TrainedAdapter, load
 from coreframe.errors import ArgumentError, ArgumentTypeError, ArtefactError, OutputError
+from coreframe.storage import make_folder, write_files
 
 D = 6
 

@@ -1,0 +1,80 @@
+"""The command line. Results go to stdout, everything else to stderr. One file a family of verbs.
+
+Exit codes: 0 done and better; 1 failed; 2 usage or configuration; 3 trained but not better,
+nothing promoted; 4 input data rejected; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import click
+
+import coreframe
+from coreframe.cli import look, train
+from coreframe.cli.common import BAD_DATA, FAILED, INTERRUPTED, NOT_BETTER, USAGE
+from coreframe.errors import (
+    CoreframeError,
+    DataError,
+    MissingExtra,
+    OutputError,
+    PluginError,
+    PluginWarning,
+)
+
+__all__ = ["BAD_DATA", "FAILED", "INTERRUPTED", "NOT_BETTER", "USAGE", "main", "run"]
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code. A user's mistake gets one line, no traceback."""
+    words = sys.argv[1:] if arguments is None else arguments
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PluginWarning)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            code = main.main(args=words, prog_name="coreframe", standalone_mode=False)
+            return code if isinstance(code, int) else 0
+        except click.exceptions.Exit as exit_:
+            return exit_.exit_code
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("interrupted", err=True)
+            return INTERRUPTED
+        except CoreframeError as error:
+            if "--debug" in words:
+                raise
+            click.echo(f"error: {error}", err=True)
+            if isinstance(error, DataError):
+                return BAD_DATA
+            return FAILED if isinstance(error, OutputError | MissingExtra | PluginError) else USAGE
+        except Exception as error:  # a plugin's, or ours: one line all the same
+            if "--debug" in words:
+                raise
+            click.echo(f"failed: {type(error).__name__}: {error} (--debug shows more)", err=True)
+            return FAILED
+
+
+def _show_warning(message: Warning | str, *rest: Any) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(coreframe.__version__, message="coreframe %(version)s")
+def main() -> None:
+    """Make embeddings better on your own data, with proof, and without PyTorch."""
+
+
+for command in (
+    train.demo,
+    train.train,
+    look.list_,
+    look.show,
+    look.plugins,
+    look.backends,
+    look.check,
+):
+    main.add_command(command)

@@ -1,0 +1,90 @@
+"""The gradients of one batch: forward, miner, loss, regularizers, and back to the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from coreframe.adapter import Adapter, Pullback
+from coreframe.backend import Array, Params, namespace
+from coreframe.batch import Batch
+from coreframe.compose import under
+from coreframe.errors import ArgumentError
+from coreframe.loss import Loss
+from coreframe.miner import Miner
+from coreframe.random import stream
+from coreframe.regularizer import Regularizer
+from coreframe.scheduler import Progress, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """From a batch of frozen embeddings to the gradients of all parameters."""
+
+    adapter: Adapter
+    loss: Loss
+    miner: Miner | None
+    side: str
+    seed: int
+
+    def gradients(
+        self,
+        inputs: Batch,
+        params: Params,
+        regularizers: Sequence[Regularizer],
+        progress: Progress,
+        turn: int,
+    ) -> dict[str, Array]:
+        """Return the ``value`` of batch number ``turn``, and its gradients by parameter name."""
+        xp = namespace(anchors=inputs.anchors)
+        own = under("adapter", params)
+        rng = stream(self.seed, "adapter noise", turn)
+        # Own negatives are documents, so they move where the documents do.
+        sides = {"query": ("anchors",), "both": ("anchors", "references", "negatives")}
+        adapted: dict[str, Array] = {}
+        pullbacks: dict[str, Pullback] = {}
+        for name in sides[self.side]:
+            if (x := getattr(inputs, name)) is not None:
+                flat = xp.reshape(x, (-1, x.shape[-1]))
+                y, pullbacks[name] = self.adapter.forward(own, flat, rng=rng)
+                adapted[name] = xp.reshape(y, (*x.shape[:-1], y.shape[-1]))
+        wrt = tuple(adapted)
+        batch = replace(inputs, **adapted)
+        if self.miner is not None:
+            rng = stream(self.seed, "miner", turn)
+            batch = replace(batch, relation=resolve(self.miner, progress).mine(batch, rng=rng))
+        result = resolve(self.loss, progress).value_and_grad(batch, under("loss", params), wrt=wrt)
+        if result.value.ndim:
+            raise ArgumentError("training needs a loss with one value: a reduction but 'none'")
+        value, slopes = result.value, dict(result.grads)
+        total: dict[str, Array] = {}
+        for regularizer in regularizers:
+            term = resolve(regularizer, progress)
+            if term.of == "embeddings":
+                fields = {"anchors": batch.anchors}
+                if batch.references is not None:
+                    fields["references"] = batch.references
+                ids = {"anchors": inputs.ids, "references": inputs.reference_ids}
+                found = term.value_and_grad(fields, ids=ids)
+                for name in wrt:
+                    if name in found.grads:
+                        slopes[name] = slopes[name] + found.grads[name]
+            else:
+                found = term.value_and_grad(own)
+                _add(total, found.grads)
+            value = value + found.value
+        for name, pullback in pullbacks.items():
+            slope = xp.reshape(slopes[name], (-1, slopes[name].shape[-1]))
+            _add(total, pullback(slope, need_dx=False)[0])
+        grads = {**named("adapter", total), **named("loss", result.param_grads)}
+        return {"value": xp.asarray(value), **grads}
+
+
+def named(prefix: str, params: Params) -> dict[str, Array]:
+    """Return parameters under names that begin with a prefix and a dot."""
+    return {f"{prefix}.{name}": x for name, x in params.items()}
+
+
+def _add(total: dict[str, Array], more: Params) -> None:
+    for name, g in more.items():
+        total[name] = total[name] + g if name in total else g

@@ -1,0 +1,1 @@
+"""The callbacks that come with coreframe, registered like those of any other plugin."""

@@ -1,0 +1,1 @@
+"""The samplers that come with coreframe, registered like those of any other plugin."""
