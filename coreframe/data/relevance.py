@@ -33,18 +33,36 @@ class Relevance(ABC):
     def take(self, rows: Ints) -> Relevance:
         """Return the relation of some queries; the documents stay."""
 
+    def gains_of(self, found: Ints) -> Floats:
+        """Return how right each found document is, in the form of ``hits``: 1 and 0 if ungraded."""
+        return self.hits(found).astype(np.float64)
+
+    def ideal(self, discount: Floats) -> Floats:
+        """Return the best sum of discounted gains of each query (q,): its largest gains first."""
+        sums = np.concatenate([[0.0], np.cumsum(discount)])
+        return sums[np.minimum(self.counts(), len(discount))]
+
 
 @dataclass(frozen=True, eq=False)
 class ListedRelevance(Relevance):
-    """Pairs (p, 2) of query and document, sorted and without repetition."""
+    """Pairs (p, 2) of query and document, sorted and without repetition.
+
+    ``gains`` (p,) says how right each is, > 0, where relevance has grades.
+    """
 
     pairs: Ints
     queries: int
     documents: int
+    gains: Floats | None = None
 
     @classmethod
-    def of(cls, pairs: object, queries: int, documents: int) -> ListedRelevance:
-        """Check and sort pairs given as (p, 2), or as one document a query (q,)."""
+    def of(
+        cls, pairs: object, queries: int, documents: int, gains: object = None
+    ) -> ListedRelevance:
+        """Check and sort pairs given as (p, 2), or as one document a query (q,).
+
+        Of a pair that is given twice, the larger gain counts.
+        """
         array = np.asarray(pairs)
         if array.dtype.kind not in "iu":
             raise DataError(f"relevant must be integers (row numbers), got {array.dtype}")
@@ -60,7 +78,24 @@ class ListedRelevance(Relevance):
                 f"relevant names query {high[0]} and document {high[1]} at most and "
                 f"{low.min()} at least, but there are {queries} queries and {documents} documents"
             )
-        return cls(np.unique(array.astype(np.int64), axis=0), queries, documents)
+        listed = cls(np.unique(array.astype(np.int64), axis=0), queries, documents)
+        if gains is None:
+            return listed
+        given = np.asarray(gains)
+        if given.shape != (len(array),) or given.dtype.kind not in "iuf":
+            raise DataError(
+                f"gains must hold one number for each of {len(array)} pairs, "
+                f"got {given.dtype} {given.shape}"
+            )
+        if (bad := ~(np.isfinite(given) & (given > 0))).any():
+            row = int(np.argmax(bad))
+            raise DataError(
+                f"gains must be finite and above 0, got {given[row]} for entry {row}; "
+                "leave out pairs that are not right"
+            )
+        joined = np.zeros(len(listed.pairs))
+        np.maximum.at(joined, listed.place(array), given)
+        return cls(listed.pairs, queries, documents, joined)
 
     def place(self, pairs: object) -> Ints:
         """Return where each given pair, in a form that ``of`` takes, stands in ``pairs``."""
@@ -107,8 +142,28 @@ class ListedRelevance(Relevance):
         return np.bincount(self.pairs[:, 0], minlength=self.queries).astype(np.int64)
 
     def take(self, rows: Ints) -> ListedRelevance:
-        documents, place = self.of_queries(rows)
-        return ListedRelevance(np.stack([place, documents], axis=1), len(rows), self.documents)
+        chosen, place = self.pairs_of(rows)
+        pairs = np.stack([place, self.pairs[chosen, 1]], axis=1)
+        gains = None if self.gains is None else self.gains[chosen]
+        return ListedRelevance(pairs, len(rows), self.documents, gains)
+
+    def gains_of(self, found: Ints) -> Floats:
+        hits = self.hits(found)
+        if self.gains is None or not len(self.pairs):
+            return hits.astype(np.float64)
+        wanted = np.arange(self.queries)[:, None] * self.documents + found
+        place = np.searchsorted(self._keys, wanted).clip(max=len(self._keys) - 1)
+        return np.where(hits, self.gains[place], 0.0)
+
+    def ideal(self, discount: Floats) -> Floats:
+        if self.gains is None:
+            return super().ideal(discount)
+        rows = self.pairs[:, 0]
+        order = np.lexsort((-self.gains, rows))  # of each query, the largest gain first
+        place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        inside = place < len(discount)
+        terms = self.gains[order][inside] * discount[place[inside]]
+        return np.bincount(rows[inside], weights=terms, minlength=self.queries)
 
 
 @dataclass(frozen=True, eq=False)
