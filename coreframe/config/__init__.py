@@ -1,7 +1,7 @@
 """``run.toml`` to a checked configuration of built components, and back.
 
     [embedder] [adapter] [[losses]] [miner] [optimizer] [[regularizers]]    a name and fields
-    [data] [train] [gate]                                                   fields
+    [data] [train] [gate] [curve] [continual]                               fields
 
 A component's fields are those of its dataclass. A scheduled number is an inline table
 ``{ scheduler = "warmup_cosine", peak = 3e-3 }``; a component inside another is a table with a
@@ -13,6 +13,8 @@ at once.
 from coreframe.config.reading import default, override, parse, read
 from coreframe.config.settings import (
     DEFAULT,
+    ContinualSettings,
+    CurveSettings,
     DataSettings,
     GateSettings,
     RunConfig,
@@ -22,6 +24,8 @@ from coreframe.config.writing import dump, registered_name
 
 __all__ = [
     "DEFAULT",
+    "ContinualSettings",
+    "CurveSettings",
     "DataSettings",
     "GateSettings",
     "RunConfig",

@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from coreframe.adapter import Adapter
-from coreframe.config.settings import DataSettings, GateSettings, TrainSettings
+from coreframe.config.settings import (
+    ContinualSettings,
+    CurveSettings,
+    DataSettings,
+    GateSettings,
+    TrainSettings,
+)
 from coreframe.embedder import Embedder
 from coreframe.loss import Loss
 from coreframe.miner import Miner
@@ -28,6 +34,8 @@ TABLES: dict[str, type] = {
     "regularizers": Regularizer,
     "train": TrainSettings,
     "gate": GateSettings,
+    "curve": CurveSettings,
+    "continual": ContinualSettings,
 }
 LISTS = ("losses", "regularizers")
 KINDS: dict[type, str] = {

@@ -161,22 +161,99 @@ class GateSettings:
     """What an adapter must prove on unseen queries before it is promoted.
 
     Args:
-        metric: recall@1, recall@10, mrr@10 or ndcg@10.
+        metric: what decides: recall, precision, accuracy, mrr, map or ndcg, @ a depth; r_precision.
+        metrics: more that are evaluated on the test queries, named alike.
         minimum_gain: in [0, 1); the lower bound of the gain must be above it.
         minimum_groups: >= 1, the groups of test queries below which nothing is proven.
-        resamples: draws of the paired bootstrap, >= 100.
+        minimum_queries: >= 1, the test queries below which nothing is proven.
+        maximum_coverage_loss: in [0, 1], by how much the share of test queries that find a right
+            document among the first ten may fall.
+        maximum_forgetting: in [0, 1], by how much a kept evaluation set may get worse, where that
+            is proven.
+        resamples: draws of the paired bootstrap and of the randomisation test, >= 100.
     """
 
     metric: str = "ndcg@10"
+    metrics: tuple[str, ...] = ()
     minimum_gain: float = 0.0
     minimum_groups: int = 20
+    minimum_queries: int = 20
+    maximum_coverage_loss: float = 0.02
+    maximum_forgetting: float = 0.01
     resamples: int = 2000
 
     def __post_init__(self) -> None:
-        checks.choice(self, "metric", METRICS)
+        _metric("metric", self.metric)
+        if isinstance(self.metrics, str):
+            raise ArgumentTypeError(
+                f"GateSettings.metrics must be a list of names, got {self.metrics!r}"
+            )
+        for name in self.metrics:
+            _metric("metrics", name)
         checks.number(self, "minimum_gain", minimum=0, below=1)
         checks.number(self, "minimum_groups", minimum=1, integer=True)
+        checks.number(self, "minimum_queries", minimum=1, integer=True)
+        checks.number(self, "maximum_coverage_loss", minimum=0, maximum=1)
+        checks.number(self, "maximum_forgetting", minimum=0, maximum=1)
         checks.number(self, "resamples", minimum=100, integer=True)
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """All metrics of the test queries: the usual ones, the one that decides, and more."""
+        from coreframe.evaluation import metrics
+
+        return metrics.several(METRICS, self.metric, self.metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveSettings:
+    """The learning curve: what a share of the pairs would have brought.
+
+    Args:
+        enabled: always, never, or auto: where the training part has at most maximum_pairs pairs.
+        shares: rising shares of the training queries in (0, 1); the whole is always the last.
+        minimum_queries: >= 2, shares with fewer training queries are left out.
+        maximum_pairs: >= 1, the size up to which auto trains the shares.
+    """
+
+    enabled: str = "auto"
+    shares: tuple[float, ...] = (0.1, 0.3)
+    minimum_queries: int = 10
+    maximum_pairs: int = 50_000
+
+    def __post_init__(self) -> None:
+        checks.choice(self, "enabled", ("auto", "always", "never"))
+        checks.number(self, "minimum_queries", minimum=2, integer=True)
+        checks.number(self, "maximum_pairs", minimum=1, integer=True)
+        object.__setattr__(self, "shares", tuple(self.shares))
+        rising = all(a < b for a, b in zip((0, *self.shares), (*self.shares, 1), strict=True))
+        if not rising:
+            raise ArgumentError(
+                f"CurveSettings.shares must rise inside (0, 1), such as [0.1, 0.3], "
+                f"got {list(self.shares)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinualSettings:
+    """How a run that continues another holds what that one knows.
+
+    Args:
+        hold: ewc, l2, none, or auto: ewc where the earlier run has a Fisher information, else l2.
+        strengths: >= 0, of the pull; several are tried, and dev sets choose.
+    """
+
+    hold: str = "auto"
+    strengths: tuple[float, ...] = (0.003, 0.03, 0.3)
+
+    def __post_init__(self) -> None:
+        checks.choice(self, "hold", ("auto", "ewc", "l2", "none"))
+        object.__setattr__(self, "strengths", tuple(self.strengths))
+        if not self.strengths or not all(0 <= x < float("inf") for x in self.strengths):
+            raise ArgumentError(
+                f"ContinualSettings.strengths must be numbers >= 0, at least one, "
+                f"got {list(self.strengths)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +269,17 @@ class RunConfig:
     regularizers: tuple[Regularizer, ...] = ()
     train: TrainSettings = field(default_factory=TrainSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    curve: CurveSettings = field(default_factory=CurveSettings)
+    continual: ContinualSettings = field(default_factory=ContinualSettings)
+
+
+def _metric(field: str, name: object) -> None:
+    from coreframe.evaluation import metrics  # it brings NumPy
+
+    try:
+        metrics.parse(name)  # type: ignore[arg-type]
+    except (ArgumentError, ArgumentTypeError) as error:
+        raise type(error)(f"GateSettings.{field}: {error}") from None
 
 
 def _optional_text(owner: object, name: str) -> None:

@@ -208,12 +208,15 @@ def test_the_file_of_a_run_is_one() -> None:
         ("data", config.DataSettings()),
         ("train", config.TrainSettings()),
         ("gate", config.GateSettings()),
+        ("curve", config.CurveSettings()),
+        ("continual", config.ContinualSettings()),
     ):
         section = text.partition(f"## [{title}]\n")[2].partition("\n## ")[0]
         rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| \w", section, re.MULTILINE)
         assert [name for name, _ in rows] == [field.name for field in fields(settings)]
         for name, default in rows:
             value = getattr(settings, name)
+            value = list(value) if isinstance(value, tuple) else value
             assert tomllib.loads(f"x = {default}")["x"] == ("none" if value is None else value)
 
 
