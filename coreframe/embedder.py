@@ -3,18 +3,86 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 from coreframe.errors import ArgumentTypeError
 
+Side: TypeAlias = Literal["query", "document"]
+"""What a text is: some embedders treat questions and answers differently."""
+
 
 class Embedder(ABC):
-    """Turns texts into vectors. Subclasses are frozen, keyword-only dataclasses."""
+    """Turns texts into vectors. Subclasses are frozen, keyword-only dataclasses.
+
+    ``embed`` is all that an author must write. An embedder with prompts overrides
+    ``embed_queries`` and ``embed_documents`` too, and one whose vectors are worth keeping on disk
+    says with ``fingerprint`` what they depend on.
+    """
 
     @abstractmethod
     def embed(self, texts: Sequence[str]) -> Any:
         """Return a NumPy float32 array (n, d), one row a text; an empty text may be a zero row."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Any:
+        """Return the rows of texts that are searched with."""
+        return self.embed(texts)
+
+    def embed_documents(self, texts: Sequence[str]) -> Any:
+        """Return the rows of texts that are found."""
+        return self.embed(texts)
+
+    def fingerprint(self, side: Side | None = None) -> Mapping[str, Any] | None:
+        """Return all that the vectors of a side depend on besides the text: numbers and texts.
+
+        Two embedders with equal fingerprints share what is cached on disk, and so do two sides.
+        None, the default: nothing is cached on disk, since the vectors are cheap, or depend on
+        what nobody can name. A key of a service never belongs in it.
+        """
+        return None
+
+    @property
+    def base_model(self) -> str:
+        """What made the vectors, as an artefact says it."""
+        return f"coreframe:{type(self).__name__}"
+
+
+def embed_side(embedder: Embedder, texts: Sequence[str], side: Side | None) -> Any:
+    """Call the method of an embedder for a side; None is plain ``embed``."""
+    method = {"query": "embed_queries", "document": "embed_documents"}.get(side or "", "embed")
+    return getattr(embedder, method, embedder.embed)(texts)
+
+
+def embed_both(embedder: Embedder, queries: Sequence[str], documents: Sequence[str]) -> Any:
+    """Return the rows of queries and of documents, each different text of a side once given.
+
+    A text that is on both sides is embedded once, unless the embedder tells sides apart.
+    """
+    left = embed_side(embedder, queries, "query")
+    place = {text: i for i, text in enumerate(queries)}
+    shared = [(i, place[text]) for i, text in enumerate(documents) if text in place]
+    if not shared or not treats_sides_alike(embedder):
+        return left, embed_side(embedder, documents, "document")
+    import numpy as np
+
+    left = np.asarray(left)
+    right = np.empty((len(documents), *left.shape[1:]), left.dtype)
+    here, there = np.asarray(shared).T
+    right[here] = left[there]
+    if new := [i for i, text in enumerate(documents) if text not in place]:
+        right[new] = embed_side(embedder, [documents[i] for i in new], "document")
+    return left, right
+
+
+def treats_sides_alike(embedder: Embedder) -> bool:
+    """Say whether a text has one vector, whichever side it is on."""
+    names = ("embed_queries", "embed_documents")
+    if not isinstance(embedder, Embedder):  # anything with ``embed``
+        return not any(hasattr(embedder, name) for name in names)
+    if all(getattr(type(embedder), name) is getattr(Embedder, name) for name in names):
+        return True
+    left, right = embedder.fingerprint("query"), embedder.fingerprint("document")
+    return left is not None and left == right
 
 
 def check_texts(texts: object) -> None:

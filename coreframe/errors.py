@@ -68,6 +68,10 @@ class ArtefactError(CoreframeError, ValueError):
     """A stored adapter cannot be read: a file is missing, damaged or of another format."""
 
 
+class EmbedderError(CoreframeError, RuntimeError):
+    """Texts cannot be embedded: a model is not there, a service does not answer or not well."""
+
+
 class PluginError(CoreframeError, RuntimeError):
     """A plugin failed, and COREFRAME_STRICT=1 asks for an error rather than a warning."""
 

@@ -18,6 +18,7 @@ from coreframe.cli.common import BAD_DATA, FAILED, INTERRUPTED, NOT_BETTER, USAG
 from coreframe.errors import (
     CoreframeError,
     DataError,
+    EmbedderError,
     MissingExtra,
     OutputError,
     PluginError,
@@ -50,7 +51,8 @@ def run(arguments: list[str] | None = None) -> int:
             click.echo(f"error: {error}", err=True)
             if isinstance(error, DataError):
                 return BAD_DATA
-            return FAILED if isinstance(error, OutputError | MissingExtra | PluginError) else USAGE
+            failures = OutputError | MissingExtra | PluginError | EmbedderError
+            return FAILED if isinstance(error, failures) else USAGE
         except Exception as error:  # a plugin's, or ours: one line all the same
             if "--debug" in words:
                 raise

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coreframe.embedder import Embedder, check_texts
+from coreframe.embedder import Embedder, Side, check_texts, embed_side, treats_sides_alike
 from coreframe.errors import ArgumentError
 
 Key = tuple[int, bytes]
@@ -52,7 +52,8 @@ class EmbeddingCache:
         self.capacity = capacity
         self._lock = threading.Lock()
         self._rows: OrderedDict[Key, Row] = OrderedDict()
-        self._embedders: dict[int, Embedder] = {}  # by a number that is never given again
+        # By a number that is never given again.
+        self._embedders: dict[int, tuple[Embedder, Side | None]] = {}
         self._given = 0
         self._hits = self._misses = 0
 
@@ -85,15 +86,20 @@ class EmbeddingCache:
             self._embedders.clear()
             self._hits = self._misses = 0
 
-    def keys(self, embedder: Embedder, texts: Sequence[str]) -> list[Key]:
-        """Return the keys of some texts under an embedder."""
+    def keys(self, embedder: Embedder, texts: Sequence[str], side: Side | None = None) -> list[Key]:
+        """Return the keys of some texts under an embedder, as one side where it tells sides."""
+        side = None if treats_sides_alike(embedder) else side
         with self._lock:
-            known = (i for i, other in self._embedders.items() if _same(other, embedder))
+            known = (
+                i
+                for i, (other, of_side) in self._embedders.items()
+                if of_side == side and _same(other, embedder)
+            )
             number = next(known, self._given)
             if number == self._given:  # held, so that no other takes its identity
                 used = {row[0] for row in self._rows}
                 self._embedders = {i: e for i, e in self._embedders.items() if i in used}
-                self._embedders[number] = embedder
+                self._embedders[number] = embedder, side
                 self._given += 1
         return [
             (
@@ -166,16 +172,32 @@ class Cached(Embedder):
         """Return one row a text, in an array of its own."""
         return self.embed_counted(texts)[0]
 
-    def embed_counted(self, texts: Sequence[str]) -> tuple[Any, int]:
+    def embed_queries(self, texts: Sequence[str]) -> Any:
+        """Return the rows that the other embedder has for queries."""
+        return self.embed_counted(texts, "query")[0]
+
+    def embed_documents(self, texts: Sequence[str]) -> Any:
+        """Return the rows that the other embedder has for documents."""
+        return self.embed_counted(texts, "document")[0]
+
+    def fingerprint(self, side: Side | None = None) -> Mapping[str, Any] | None:
+        """Return that of the other embedder."""
+        return self.embedder.fingerprint(side)
+
+    @property
+    def base_model(self) -> str:
+        return self.embedder.base_model
+
+    def embed_counted(self, texts: Sequence[str], side: Side | None = None) -> tuple[Any, int]:
         """Return the rows, and for how many of the texts the other embedder was asked."""
         check_texts(texts)
         if not len(texts):
-            return self.embedder.embed([]), 0
-        keys = self.cache.keys(self.embedder, texts)
+            return embed_side(self.embedder, [], side), 0
+        keys = self.cache.keys(self.embedder, texts, side)
         found = self.cache.find(keys)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
         if missing:
-            rows = np.asarray(self.embedder.embed(list(missing.values())))
+            rows = np.asarray(embed_side(self.embedder, list(missing.values()), side))
             if rows.ndim != 2 or len(rows) != len(missing):
                 raise ArgumentError(
                     f"{type(self.embedder).__name__}.embed must return one row a text, "

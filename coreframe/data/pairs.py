@@ -20,7 +20,7 @@ from coreframe.data.relevance import (
     components,
     row_codes,
 )
-from coreframe.embedder import Embedder
+from coreframe.embedder import Embedder, embed_both
 from coreframe.errors import ArgumentError, DataError
 from coreframe.random import stream
 
@@ -189,8 +189,7 @@ class Pairs:
             wrong = np.stack([rows, [document_of[text] for text in negatives]], axis=1)
         query_groups = None if groups is None else join_groups(rows, groups, len(query_of))
         return cls(
-            embedder.embed(list(query_of)),
-            embedder.embed(list(document_of)),
+            *embed_both(embedder, list(query_of), list(document_of)),
             pairs,
             query_texts=list(query_of),
             document_texts=list(document_of),
