@@ -21,15 +21,16 @@ from coreframe.config import RunConfig
 from coreframe.data.batches import Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError
+from coreframe.evaluation import METRICS
 from coreframe.evaluation.compare import Comparison, paired
+from coreframe.evaluation.metrics import several
 from coreframe.evaluation.retrieval import Evaluation, evaluate
+from coreframe.gate import FEW_TEST_QUERIES as FEW_TEST_QUERIES
+from coreframe.gate import Gate, Tested, decide
 from coreframe.loop import Run, solve
 from coreframe.trainer import fit
 
 BASELINES = ("whitening", "procrustes")
-SATURATED = 0.95
-FEW_PAIRS = 200
-FEW_TEST_QUERIES = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +44,6 @@ class Candidate:
     dev: Mapping[str, float]
     test: Evaluation
     gain: Comparison
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The verdict: whether the gain over the base is proven on unseen queries."""
-
-    passed: bool
-    metric: str
-    minimum_gain: float
-    gain: float
-    low: float
-    high: float
-    reason: str
-    hint: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +101,8 @@ def experiment(
         solvers[name] = solver
         adapters[name] = TrainedAdapter(dimensions, solve(solver, train), base_model=base_model)
     scores: dict[str, Mapping[str, float]] = {
-        name: evaluate(adapter, dev).mean() for name, adapter in adapters.items()
+        name: evaluate(adapter, dev, metrics=several(METRICS, metric)).mean()
+        for name, adapter in adapters.items()
     }
     runs = {}
     for start in _starts(settings.start, settings.side, adapters, scores, metric):
@@ -131,18 +119,27 @@ def experiment(
     run = runs[start]
     adapters["trained"], scores["trained"] = run.adapter, run.dev
 
-    base = evaluate(None, test)
+    asked = config.gate.evaluated
+    base = evaluate(None, test, metrics=asked)
     drawn = {"resamples": config.gate.resamples, "seed": settings.seed}
     candidates = {}
     for name, adapter in adapters.items():
-        found = base if name == "identity" else evaluate(adapter, test)
+        found = base if name == "identity" else evaluate(adapter, test, metrics=asked)
         gain = paired(base, found, groups=test.groups, **drawn)
         allowed = settings.side == "both" or not adapter.rebuilds_index
         candidates[name] = Candidate(name, adapter, allowed, scores[name], found, gain)
     # The first of equals is kept: of two that are as good, the simpler one.
     allowed_names = [name for name, c in candidates.items() if c.allowed]
     kept = max(allowed_names, key=lambda name: candidates[name].dev[metric])
-    gate = _gate(candidates, kept, config, train, test)
+    tested = Tested(
+        before=base,
+        after=candidates[kept].test,
+        gain=candidates[kept].gain,
+        groups=test.groups,
+        changed=kept != "identity",
+        train_queries=len(train),
+    )
+    gate = decide(tested, config.gate)
     seconds = time.perf_counter() - started
     return Outcome(train, dev, test, run, start, candidates, kept, gate, seconds)
 
@@ -195,37 +192,3 @@ def _starts(
             "use side='both', or start='procrustes'"
         )
     return [wanted]
-
-
-def _gate(
-    candidates: Mapping[str, Candidate], kept: str, config: RunConfig, train: Pairs, test: Pairs
-) -> Gate:
-    """Ask whether the whole interval of the gain lies above the minimum, and say why not."""
-    metric, minimum = config.gate.metric, config.gate.minimum_gain
-    g = candidates[kept].gain.gains[metric]
-    independent = len(set(test.groups.tolist()))
-    enough = independent >= config.gate.minimum_groups
-    passed = kept != "identity" and enough and g.low > minimum
-    numbers = (
-        f"{metric} {g.base:.3f} -> {g.adapted:.3f}, {g.gain:+.3f} [{g.low:+.3f}, {g.high:+.3f}]"
-    )
-    if passed:
-        return Gate(True, metric, minimum, g.gain, g.low, g.high, numbers)
-    base = candidates["identity"].dev[metric]
-    if not enough:
-        hint = (
-            f"{independent} independent groups of test queries prove nothing, "
-            f"{config.gate.minimum_groups} are the least: hold out more, or collect more pairs"
-        )
-    elif len(train) < FEW_PAIRS:
-        hint = f"{len(train)} training queries are few: label more, some hundreds usually show"
-    elif len(test) < FEW_TEST_QUERIES:
-        hint = f"{len(test)} test queries leave a wide interval: hold out more of them"
-    elif base >= SATURATED:
-        hint = f"base {metric} is {base:.2f} on dev: there is little left to win"
-    elif kept == "identity":
-        hint = "nothing beat the base on dev: try a lower learning rate or side = 'both'"
-    else:
-        hint = "the pairs may say little that the base does not know: look at the worst queries"
-    reason = "no candidate beat the base on dev" if kept == "identity" else numbers
-    return Gate(False, metric, minimum, g.gain, g.low, g.high, reason, hint)

@@ -100,10 +100,8 @@ def test_pairs_of_noise_promote_nothing():
         assert not outcome.gate.passed
         assert outcome.promoted == "identity"
         assert outcome.adapter.is_identity
-        assert outcome.gate.hint in (
-            "nothing beat the base on dev: try a lower learning rate or side = 'both'",
-            "the pairs may say little that the base does not know: look at the worst queries",
-        )
+        hints = ("nothing beat", "the pairs may say", "it makes unseen", "only ", "if the gain is")
+        assert outcome.gate.hint.startswith(hints)
         if outcome.kept == "identity":
             assert outcome.gate.reason == "no candidate beat the base on dev"
 
@@ -112,7 +110,7 @@ def test_a_saturated_base():
     outcome = run(rotation(turn=False, noise=0.01), epochs=2)
     assert not outcome.gate.passed
     assert outcome.adapter.is_identity
-    assert outcome.gate.hint == "base ndcg@10 is 1.00 on dev: there is little left to win"
+    assert outcome.gate.hint == "ndcg@10 is 1.00 as it is: there is little left to win"
 
 
 def test_few_pairs():
