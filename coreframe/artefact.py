@@ -9,6 +9,11 @@
     y = x                    identity
 
 followed by division by the length of y when ``normalize`` is set. No code is stored or run.
+
+``config.json`` also holds, under ``arrays``, the sha256 of each array's bytes with its dtype and
+shape, and under ``checksum`` one of itself; ``load`` looks at both. The model file carries the same
+text, so that of two files that a power cut left from two adapters the model file is the adapter.
+Files without hashes load as well.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.adapter import Adapter
@@ -26,7 +31,14 @@ from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe.dtypes import widened
 from coreframe.errors import ArgumentError, ArtefactError
 from coreframe.similarity import Similarity
-from coreframe.storage import check_format, make_folder, write_files
+from coreframe.storage import (
+    check_format,
+    checksum,
+    differing,
+    fingerprint,
+    make_folder,
+    write_files,
+)
 
 FORMAT = "coreframe-adapter"
 VERSION = 1
@@ -117,6 +129,8 @@ class TrainedAdapter:
     base_model: str | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    thread_safe: ClassVar[bool] = True
+
     @property
     def is_identity(self) -> bool:
         return all(self.side(name).is_identity for name in SIDES)
@@ -175,7 +189,9 @@ class TrainedAdapter:
             "base_model": self.base_model,
             "sides": sides,
             "notes": dict(self.notes),
+            "arrays": {name: fingerprint(x) for name, x in tensors.items()},
         }
+        config["checksum"] = checksum(config)
         text = json.dumps(config, indent=2, ensure_ascii=False)
         model = save(tensors, {"coreframe": json.dumps(config)})
         return {"model.safetensors": model, "config.json": (text + "\n").encode()}
@@ -185,18 +201,20 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
     """Load a stored adapter. Raises ArtefactError that names the file and what is wrong."""
     import numpy as np
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load as tensors_of
 
     path = Path(folder)
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        tensors = load_file(path / "model.safetensors")
+        data = (path / "model.safetensors").read_bytes()
+        tensors = {name: np.array(x) for name, x in tensors_of(data).items()}
     except FileNotFoundError as error:
-        missing = Path(error.filename or "model.safetensors").name  # safetensors names no file
+        missing = Path(error.filename).name
         raise ArtefactError(f"{path} is no stored adapter: {missing} is missing") from None
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise ArtefactError(f"the adapter in {path} cannot be read: {error}") from None
     check_format(config, FORMAT, VERSION, path / "config.json")
+    config = _verified(config, tensors, data, path)
     try:
         dimensions, normalize, notes = (config[k] for k in ("dimensions", "normalize", "notes"))
         Similarity(config["similarity"])
@@ -253,3 +271,31 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
     if len(widths) > 1:
         raise ArtefactError(f"the adapter in {path} is damaged: its sides have widths {widths}")
     return adapter
+
+
+def _verified(
+    config: dict[str, Any], tensors: Mapping[str, Any], data: bytes, path: Path
+) -> dict[str, Any]:
+    """Return the config that the arrays belong to, once every hash is found right."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        inside = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["coreframe"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        inside = None
+    hashed = isinstance(inside, dict) and "checksum" in inside
+    if "checksum" not in config and "arrays" not in config and not hashed:
+        return config  # as they were before there were hashes
+    if not _is_whole(config):
+        raise ArtefactError(f"{path / 'config.json'} is damaged: it is not what was stored")
+    if hashed and inside != config and isinstance(inside, dict) and _is_whole(inside):
+        config = check_format(inside, FORMAT, VERSION, path / "model.safetensors")
+    for name, reason in differing(tensors, config["arrays"]):
+        raise ArtefactError(
+            f"{path / 'model.safetensors'} is damaged: the array {name!r}: {reason}"
+        )
+    return config
+
+
+def _is_whole(config: Mapping[str, Any]) -> bool:
+    rest = {key: x for key, x in config.items() if key != "checksum"}
+    return "arrays" in config and config.get("checksum") == checksum(rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from coreframe.backend import Array, namespace, to_numpy
 from coreframe.data.pairs import Pairs
-from coreframe.data.relevance import Ints, LabelRelevance, Relevance
+from coreframe.data.relevance import Ints, LabelRelevance
 from coreframe.dtypes import cast, computing_dtype
 from coreframe.errors import ArgumentError
-from coreframe.evaluation import DEPTH
+from coreframe.evaluation import METRICS
+from coreframe.evaluation.metrics import Judged, depth_of, measure, several
+from coreframe.lazy import LazyRows, lazily, mean
 from coreframe.ops import op, top_k
 from coreframe.similarity import Similarity
 
@@ -32,6 +34,7 @@ class Evaluation:
 
     values: Mapping[str, NDArray[np.float64]]
     found: Ints
+    """The rows of the documents found, best first: (q, depth)."""
     first: Ints
     """The rank of each query's first right document, from 1, or 0 if it is not in the list."""
 
@@ -42,55 +45,54 @@ class Evaluation:
         return "  ".join(f"{name} {value:.3f}" for name, value in self.mean().items())
 
 
-def evaluate(adapter: Map | None, pairs: Pairs, *, similarity: str = "cosine") -> Evaluation:
+def evaluate(
+    adapter: Map | None,
+    pairs: Pairs,
+    *,
+    metrics: Sequence[str] = METRICS,
+    similarity: str = "cosine",
+) -> Evaluation:
     """Search all documents for each query and return the metrics; adapter None is the base.
 
-    recall@k = share of the right documents among the first k; mrr@10 = 1 / rank of the first
-    right one, 0 beyond 10; ndcg@10 with gain 1 and discount log2(rank + 1), as trec_eval's
-    ndcg_cut. Equal scores rank by row of the document. Queries without any right document
-    count 0.
+    Metrics are named as ``coreframe.evaluation.metrics`` defines them, which is trec_eval's way.
+    The lists are as long as the deepest of them asks for. Equal scores rank by row of the
+    document. Queries without any right document count 0.
     """
+    metrics = several(metrics)
+    if not metrics:
+        raise ArgumentError("metrics must name at least one, such as 'ndcg@10'")
     queries, documents = pairs.queries, pairs.documents
     if adapter is not None:
         queries = adapter(queries, side="query")
-        documents = adapter(documents, side="document")
+        documents = adapted_documents(adapter, documents)
     own = pairs.relevance.own if isinstance(pairs.relevance, LabelRelevance) else None
-    depth = min(DEPTH + (own is not None), documents.shape[0])
+    depth = min(depth_of(metrics, pairs.relevance) + (own is not None), documents.shape[0])
     found = search(queries, documents, depth, similarity=similarity)
     if own is not None:  # each row finds itself, which does not count
         itself = found == own[:, None]
         itself[:, -1] |= ~itself.any(axis=1)
         found = found[~itself].reshape(len(found), -1)
-    return Evaluation(*measure(found, pairs.relevance))
+    lists = Judged.of(found, pairs.relevance)
+    return Evaluation(measure(lists, metrics), found, lists.first(found.shape[1]))
 
 
-def measure(found: Ints, relevance: Relevance) -> tuple[dict[str, NDArray[np.float64]], Ints, Ints]:
-    """Return METRICS of ranked lists (q, k), the lists, and the rank of the first hit."""
-    hits = relevance.hits(found).astype(np.float64)
-    counts = relevance.counts()
-    wanted = np.maximum(counts, 1)
-    places = np.arange(1, hits.shape[1] + 1)
-    discount = 1 / np.log2(places + 1)
-    ideal = np.concatenate([[1.0], np.cumsum(discount)])[np.minimum(wanted, len(places))]
-    first = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
-    values = {
-        "recall@1": hits[:, :1].sum(axis=1) / wanted,
-        "recall@10": hits.sum(axis=1) / wanted,
-        "mrr@10": np.where(first > 0, 1 / np.maximum(first, 1), 0.0),
-        # Added up in the order of the ideal, so that a perfect list has exactly 1.
-        "ndcg@10": (hits * discount).cumsum(axis=1)[:, -1] / ideal,
-    }
-    return values, found, first.astype(np.int64)
+def adapted_documents(adapter: Map, documents: Array) -> Array | LazyRows:
+    """Return the documents as an adapter moves them: block by block where they are many."""
+    serial = not getattr(adapter, "thread_safe", False)
+    return lazily(documents, lambda x: adapter(x, side="document"), serial=serial)
 
 
-def search(queries: Array, documents: Array, k: int, *, similarity: str = "cosine") -> Ints:
+def search(
+    queries: Array, documents: Array | LazyRows, k: int, *, similarity: str = "cosine"
+) -> Ints:
     """Return the rows of the k most similar documents of each query: (q, k) int64, best first.
 
     Exact, in tiles, so that memory does not grow with q times c, and vectors are never copied
-    whole. Ties go to the lower row. A score that is NaN counts as -inf. float16 and bfloat16 are
-    computed in float32.
+    whole; documents may be made block by block (``coreframe.lazy``). Ties go to the lower row. A
+    score that is NaN counts as -inf. float16 and bfloat16 are computed in float32.
     """
-    namespace(queries=queries, documents=documents)
+    if not isinstance(documents, LazyRows):
+        namespace(queries=queries, documents=documents)
     count = documents.shape[0]
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
         raise ArgumentError(
@@ -100,20 +102,23 @@ def search(queries: Array, documents: Array, k: int, *, similarity: str = "cosin
     if not 1 <= k <= count:
         raise ArgumentError(f"k must be from 1 to the number of documents {count}, got {k}")
     kind = Similarity(similarity)
-    center = kind.center(documents)
+    if isinstance(documents, LazyRows):
+        center = mean(documents) if kind.is_distance else None
+    else:
+        center = kind.center(documents)
     found: Ints = to_numpy(nearest_documents(queries, documents, center, k, kind))
     return found.astype(np.int64, copy=False)
 
 
 @op
 def nearest_documents(
-    queries: Array, documents: Array, center: Array | None, k: int, kind: Similarity, /
+    queries: Array, documents: Array | LazyRows, center: Array | None, k: int, kind: Similarity, /
 ) -> Array:
     """Return the rows of the k most similar documents of each query, best first: (q, k) int.
 
     queries (q, d), documents (c, d), 1 <= k <= c; center as ``kind`` has it of the documents.
     """
-    xp = namespace(queries=queries, documents=documents)
+    xp = namespace(queries=queries)
     dtype = xp.result_type(computing_dtype(queries, xp), computing_dtype(documents, xp))
 
     def prepared(x: Array, start: int, number: int) -> tuple[Array, Array | None]:

@@ -38,9 +38,9 @@ class _NotANumber(Exception):
 def nearest_documents(
     queries: Array, documents: Array, center: Array | None, k: int, kind: Similarity, /
 ) -> Any:
-    """Serve all but scores that are NaN, which the reference orders."""
+    """Serve all but scores that are NaN, which the reference orders. Documents may be lazy."""
     n, d = queries.shape
-    dtype = np.result_type(queries, documents, np.float32)
+    dtype = np.result_type(queries.dtype, documents.dtype, np.float32)
     if n * len(documents) <= _SMALL and documents.size <= _SMALL * 8:
         return _small(queries, documents, center, k, kind, dtype)
     stretch = _Stretch(documents, center, kind, dtype)
@@ -67,7 +67,7 @@ def _small(
     count, d = documents.shape
     right = np.empty((_up(count, 16), d), dtype)
     right[count:] = 0
-    norms = kind.squared_norms(_prepare(documents, center, kind, right[:count]))
+    norms = kind.squared_norms(_prepare(documents[:], center, kind, right[:count]))
     left = _prepare(queries, center, kind, np.empty(queries.shape, dtype))
     scores = (left @ right.T)[:, :count]
     own = kind.squared_norms(left)
@@ -120,7 +120,7 @@ class _Stretch:
         self.offsets = range(0)
         self.norms: dict[int, Array | None] = {}
         # What needs no preparing is used as it lies, but for a last tile that has to be filled up.
-        ready = kind.name == "dot" and documents.dtype == dtype and documents.flags.c_contiguous
+        ready = kind.name == "dot" and documents.dtype == dtype and _is_plain(documents)
         self._as_it_lies = count - count % self.width if ready else 0
         held = 0 if self._as_it_lies == count else self.tiles * self.width
         self._memory = np.empty((held, d), dtype)
@@ -298,6 +298,11 @@ def _finite(norms: Array | None) -> Array | None:
     if norms is not None and not np.isfinite(norms).all():
         raise _NotANumber
     return norms
+
+
+def _is_plain(x: Array) -> bool:
+    """Say whether tiles of an array can be multiplied as they lie; lazy rows are made first."""
+    return isinstance(x, np.ndarray) and x.flags.c_contiguous
 
 
 def _up(x: int, step: int) -> int:
