@@ -20,6 +20,8 @@ from coreframe.compose import under
 from coreframe.data.batches import Batches, Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
+from coreframe.evaluation import METRICS
+from coreframe.evaluation.metrics import several
 from coreframe.evaluation.retrieval import evaluate
 from coreframe.gradients import Accumulation
 from coreframe.loss import Loss
@@ -230,7 +232,8 @@ class Trainer:
     def _evaluate(self, params: Params, step: int, epoch: int, samples: int) -> dict[str, float]:
         if self.dev is None:
             return {}
-        metrics = evaluate(self.stored(params), self.dev).mean()
+        names = several(METRICS, self.setup.metric)
+        metrics = evaluate(self.stored(params), self.dev, metrics=names).mean()
         self.scores.append(metrics[self.setup.metric])
         self._tell("on_evaluate", step, epoch, samples, metrics)
         return metrics

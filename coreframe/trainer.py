@@ -15,7 +15,8 @@ from coreframe.config.settings import SIDES
 from coreframe.data.batches import Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError
-from coreframe.evaluation import METRICS
+from coreframe.following import following
+from coreframe.evaluation import metrics
 from coreframe.loop import Run, Setup, Trainer
 from coreframe.loss import Loss
 from coreframe.miner import Miner
@@ -84,8 +85,8 @@ def fit(
             not at all.
         ema_decay: in [0, 1), keep and evaluate an exponential moving average of the parameters.
             Default: none is kept.
-        metric: what "best" means: recall@1, recall@10, mrr@10 or ndcg@10. Default: ndcg@10, which
-            sees the order too.
+        metric: what "best" means: recall, precision, accuracy, mrr, map or ndcg, each with a depth
+            as in recall@10, or r_precision. Default: ndcg@10, which sees the order too.
         seed: all draws follow from it, the same on every backend. Default: 42.
         backend: where arrays live during the run. Default: COREFRAME_BACKEND, else the library of
             the given arrays.
@@ -119,8 +120,7 @@ def fit(
     ):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ArgumentError(f"{name} must be a whole number from 1, got {number!r}")
-    if metric not in METRICS:
-        raise ArgumentError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    metrics.parse(metric)
     for name, limit in (("max_grad_norm", max_grad_norm), ("max_grad_value", max_grad_value)):
         if limit is None:
             continue
@@ -161,7 +161,8 @@ def fit(
         )
     choice = choose_backend(backend, like=train.queries)
     followers = [_component("callbacks", c, Callback) for c in callbacks]
-    run = Trainer(setup, train, dev, choice.backend, followers).run()
+    with following(followers) as told:
+        run = Trainer(setup, train, dev, choice.backend, [told]).run()
     return replace(run, backend_source=choice.source)
 
 

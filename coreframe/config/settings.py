@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from coreframe import checks
 from coreframe.adapter import Adapter
+from coreframe.callbacks import Callback
 from coreframe.embedder import Embedder
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.evaluation import METRICS
@@ -267,6 +268,7 @@ class RunConfig:
     miner: Miner | None = None
     optimizer: Optimizer
     regularizers: tuple[Regularizer, ...] = ()
+    callbacks: tuple[Callback, ...] = ()
     train: TrainSettings = field(default_factory=TrainSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     curve: CurveSettings = field(default_factory=CurveSettings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,12 @@ from coreframe.evaluation.retrieval import Evaluation, Map, evaluate
 from coreframe.random import stream
 
 RESAMPLES = 2000
+_SIGNS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One metric of the base and of the adapted vectors, and the gain with its interval."""
+    """One metric of the base and of the adapted vectors, and the gain with its 95% interval."""
 
     base: float
     adapted: float
@@ -29,6 +31,9 @@ class Gain:
     better: int
     worse: int
     same: int
+    p: float
+    """Two-sided p value of a paired randomisation test: how often chance alone, which swaps base
+    and adapted in each group, brings a difference as large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +65,7 @@ def compare(
     adapter: Map,
     pairs: Pairs,
     *,
+    metrics: Sequence[str] = METRICS,
     base: Map | None = None,
     similarity: str = "cosine",
     resamples: int = RESAMPLES,
@@ -67,8 +73,8 @@ def compare(
 ) -> Comparison:
     """Evaluate the base and the adapter on the same queries, and compare them query by query."""
     return paired(
-        evaluate(base, pairs, similarity=similarity),
-        evaluate(adapter, pairs, similarity=similarity),
+        evaluate(base, pairs, metrics=metrics, similarity=similarity),
+        evaluate(adapter, pairs, metrics=metrics, similarity=similarity),
         groups=pairs.groups,
         resamples=resamples,
         seed=seed,
@@ -83,15 +89,26 @@ def paired(
     resamples: int = RESAMPLES,
     seed: int = 42,
 ) -> Comparison:
-    """Compare two evaluations of the same queries by a paired bootstrap over groups of queries.
+    """Compare two evaluations of the same queries, in the metrics that both have.
 
     Queries of one group are no independent evidence; without groups, each query is one. The
-    interval is the percentile interval at 95% (Efron & Tibshirani 1993, chapter 13).
+    interval is the percentile interval at 95% of a bootstrap over groups (Efron & Tibshirani
+    1993, chapter 13); the p value is that of a randomisation test (Fisher 1935; for retrieval
+    Smucker, Allan & Carterette 2007) whose draws are those of all groups where that are no more
+    than ``resamples``.
     """
-    differences = {m: adapted.values[m] - base.values[m] for m in METRICS}
+    if len(base.first) != len(adapted.first):
+        raise ArgumentError(
+            f"both evaluations must be of the same queries, got {len(base.first)} "
+            f"and {len(adapted.first)}"
+        )
+    differences = {m: adapted.values[m] - x for m, x in base.values.items() if m in adapted.values}
+    if not differences:
+        raise ArgumentError("the two evaluations have no metric in common")
     units = np.arange(len(base.first)) if groups is None else groups
-    means = _resampled(np.stack(list(differences.values())), units, resamples, seed)
-    low, high = np.quantile(means, [0.025, 0.975], axis=1)
+    table = np.stack(list(differences.values()))
+    low, high = np.quantile(_resampled(table, units, resamples, seed), [0.025, 0.975], axis=1)
+    p = _randomised(table, units, resamples, seed)
     gains = {}
     for i, (name, difference) in enumerate(differences.items()):
         better, worse = int((difference > 0).sum()), int((difference < 0).sum())
@@ -105,6 +122,7 @@ def paired(
             better=better,
             worse=worse,
             same=len(difference) - better - worse,
+            p=float(p[i]),
         )
     return Comparison(gains, base, adapted, len(base.first))
 
@@ -116,12 +134,47 @@ def _resampled(
     if resamples < 100:
         raise ArgumentError(f"resamples must be at least 100 for an interval, got {resamples}")
     rng = stream(seed, "bootstrap")
-    codes = np.unique(groups, return_inverse=True)[1].reshape(-1)
-    sizes = np.bincount(codes).astype(np.float64)
+    sums, sizes = _by_group(differences, groups)
     count = len(sizes)
-    sums = np.stack([np.bincount(codes, weights=row) for row in differences])
     means = np.empty((len(differences), resamples))
     for i in range(resamples):
         times = np.bincount(rng.integers(count, size=count), minlength=count)
         means[:, i] = (sums @ times) / (sizes @ times)
     return means
+
+
+def _randomised(
+    differences: NDArray[np.float64], groups: NDArray[np.int64], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Return the p value of each metric: the share of sign flips of groups whose sum is as far
+    from 0. Exact where all flips are no more than ``resamples``; else the observed one counts as
+    one of the draws (Davison & Hinkley 1997, 4.2), so that p is never 0.
+    """
+    sums = _by_group(differences, groups)[0]
+    count, total = sums.shape[1], sums.sum(axis=1)
+    # What differs in rounding alone is a tie.
+    wanted = np.abs(total) - 1e-9 * np.abs(sums).sum(axis=1)
+    exact = 2.0**count <= resamples
+    draws = 2**count if exact else resamples
+    rng, reached = stream(seed, "randomisation"), np.zeros(len(sums))
+    bits: NDArray[Any]
+    at_once = max(1, _SIGNS_AT_ONCE // count)
+    for start in range(0, draws, at_once):
+        number = min(at_once, draws - start)
+        if exact:
+            bits = np.arange(start, start + number)[:, None] >> np.arange(count) & 1
+        else:
+            octets = np.frombuffer(rng.bytes(number * -(-count // 8)), np.uint8)
+            bits = np.unpackbits(octets.reshape(number, -1), axis=1, count=count)
+        flipped = total - 2 * (bits.astype(np.float64) @ sums.T)
+        reached += (np.abs(flipped) >= wanted).sum(axis=0)
+    return reached / draws if exact else (reached + 1) / (draws + 1)
+
+
+def _by_group(
+    differences: NDArray[np.float64], groups: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sums of each group (metrics, groups), and the groups' sizes."""
+    codes = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    sums: Any = np.stack([np.bincount(codes, weights=row) for row in differences])
+    return sums, np.bincount(codes).astype(np.float64)

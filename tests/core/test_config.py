@@ -271,8 +271,11 @@ MISTAKES = {
         "data.positive must be another column than anchor, got 'text' for both"
     ),
     '[gate]\nmetric = "ndgc@10"': (
-        "gate.metric must be one of 'recall@1', 'recall@10', 'mrr@10', 'ndcg@10', "
-        "got 'ndgc@10'. Did you mean 'ndcg@10'?"
+        "gate.metric: there is no metric 'ndgc@10'. Did you mean 'ndcg@10' or 'ndcg@100'?"
+    ),
+    '[gate]\nmetric = "map"': "gate.metric: metric 'map' needs a depth, such as 'map@10'",
+    '[gate]\nmetrics = ["recall@5", "cosine_recall@5"]': (
+        "gate.metrics: there is no metric 'cosine_recall@5'. Did you mean 'recall@5' or 'recall@50'?"
     ),
 }
 
