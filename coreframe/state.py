@@ -16,7 +16,14 @@ from typing import Any
 
 from coreframe.backend import Array, device_of, is_array, namespace, to_numpy
 from coreframe.errors import ArgumentTypeError, ArtefactError
-from coreframe.storage import check_format, make_folder, write_files
+from coreframe.storage import (
+    check_format,
+    checksum,
+    differing,
+    fingerprint,
+    make_folder,
+    write_files,
+)
 
 FORMAT = "coreframe-state"
 VERSION = 1
@@ -36,7 +43,7 @@ def save_state(
     """Write arrays and plain numbers by name into one file: whole, or not at all.
 
     The file is written beside its place, brought to the disk, and renamed; if anything fails the
-    old file stays, and nothing else.
+    old file stays, and nothing else. It holds a sha256 of each array and one of all the rest.
 
     Args:
         path: the file; its folder is made.
@@ -62,6 +69,12 @@ def save_state(
     (7, [1.0, 1.0], {'epoch': 1})
     >>> folder.cleanup()
     """
+    file = Path(path)
+    write_files(make_folder(file.parent), {file.name: encode(arrays, kind=kind, meta=meta)})
+
+
+def encode(arrays: Mapping[str, Any], *, kind: str, meta: Mapping[str, Any] | None = None) -> bytes:
+    """Return the bytes that ``save_state`` writes."""
     from safetensors.numpy import save
 
     numbers: dict[str, Any] = {}
@@ -79,14 +92,15 @@ def save_state(
         "kind": kind,
         "numbers": numbers,
         "bfloat16": [name for name in tensors if _dtype_name(arrays[name]) == "bfloat16"],
+        "fortran": [name for name in tensors if _by_columns(arrays[name])],
+        "arrays": {name: fingerprint(x) for name, x in tensors.items()},
         "meta": dict(meta or {}),
     }
     try:
-        text = json.dumps(head)
+        text = json.dumps({**head, "checksum": checksum(head)})
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"meta must be what JSON can hold: {error}") from None
-    file = Path(path)
-    write_files(make_folder(file.parent), {file.name: save(tensors, {"coreframe": text})})
+    return save(tensors, {"coreframe": text})
 
 
 def load_state(
@@ -115,10 +129,26 @@ def load_state(
     Traceback (most recent call last):
     coreframe.errors.ArtefactError: missing.safetensors cannot be read: No such file or directory
     """
-    head, tensors = _read(Path(path))
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from None
+    return decode(data, path, kind=kind, like=like)
+
+
+def decode(
+    data: bytes,
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    like: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what ``load_state`` returns for the bytes of a file; ``path`` is for errors."""
+    head, tensors = _read(data, Path(path))
     if head["kind"] != kind:
         raise ArtefactError(f"{path} holds the state of kind {head['kind']!r}, not {kind!r}")
     numbers, halves = head["numbers"], set(head["bfloat16"])
+    columns = set(head.get("fortran", ()))
     if like is None:
         if halves:
             raise ArtefactError(
@@ -131,7 +161,7 @@ def load_state(
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise ArtefactError(f"{path} does not fit what is to be restored:\n{listed}")
     values = {
-        name: _placed(tensors[name], x) if name in tensors else numbers[name]
+        name: _placed(tensors[name], x, name in columns) if name in tensors else numbers[name]
         for name, x in like.items()
     }
     return values, head["meta"]
@@ -159,11 +189,19 @@ def _on_host(name: str, x: Array) -> Any:
     return np.array(to_numpy(x), order="C")
 
 
-def _placed(x: Any, like: Array) -> Array:
+def _by_columns(x: Array) -> bool:
+    """Say whether NumPy holds an array column by column: products then round in another order."""
+    flags = getattr(x, "flags", None)
+    return bool(getattr(flags, "f_contiguous", False) and not flags.c_contiguous)  # type: ignore[union-attr]
+
+
+def _placed(x: Any, like: Array, by_columns: bool) -> Array:
     """Return a stored array in the library, dtype and device of another."""
     import numpy as np
 
     xp = namespace(like=like)
+    if by_columns:
+        x = np.asfortranarray(x)
     if _dtype_name(like) == "bfloat16":
         x = (x.astype(np.uint32) << 16).view(np.float32)
         wide = xp.asarray(x, dtype=xp.float32, device=device_of(like))
@@ -171,27 +209,38 @@ def _placed(x: Any, like: Array) -> Array:
     return xp.asarray(x, dtype=like.dtype, device=device_of(like))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the header and the arrays of a file."""
+KEYS = {"format": str, "version": int, "kind": str, "numbers": dict, "bfloat16": list,
+        "meta": dict}  # fmt: skip
+LATER = {"fortran": list, "arrays": dict, "checksum": str}
+"""What files have since they hold hashes: all of it, or none."""
+
+
+def _read(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the arrays of a file, once every hash is found right."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        data = path.read_bytes()
         tensors = {name: np.array(x) for name, x in load(data).items()}
         length = int.from_bytes(data[:8], "little")
         head = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["coreframe"])
-    except OSError as error:
-        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from None
     except KeyError:
         raise ArtefactError(f"{path} is not of the format {FORMAT!r}") from None
     except (ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}") from None
     head = check_format(head, FORMAT, VERSION, path)
-    kinds = {"kind": str, "numbers": dict, "bfloat16": list, "meta": dict}
-    if wrong := [key for key, kind in kinds.items() if not isinstance(head.get(key), kind)]:
+    hashed = any(key in head for key in LATER)
+    wanted = {**KEYS, **LATER} if hashed else KEYS
+    if wrong := [key for key, kind in wanted.items() if not isinstance(head.get(key), kind)]:
         raise ArtefactError(f"{path} is damaged: its header has no {wrong[0]}")
+    if unknown := [key for key in head if key not in wanted]:
+        raise ArtefactError(f"{path} is damaged: its header has {unknown[0]!r}")
+    if hashed:
+        if head.pop("checksum") != checksum(head):
+            raise ArtefactError(f"{path} is damaged: its header is not that which was stored")
+        for name, reason in differing(tensors, head["arrays"]):
+            raise ArtefactError(f"{path} is damaged: the array {name!r}: {reason}")
     return head, tensors
 
 
