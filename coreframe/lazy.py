@@ -34,7 +34,7 @@ class LazyRows:
     ndim = 2
 
     def __init__(
-        self, source: Array, function: Callable[[Array], Array], *, serial: bool = False
+        self, source: Array | LazyRows, function: Callable[[Array], Array], *, serial: bool = False
     ) -> None:
         self.source = source
         self.function = function
@@ -55,9 +55,9 @@ class LazyRows:
         part = key[0] if isinstance(key, tuple) else key
         return self._made(self.source[part, :])
 
-    def take(self, rows: Array) -> Array:
-        """Return rows by their numbers."""
-        return self._made(namespace(source=self.source).take(self.source, rows, axis=0))
+    def take(self, rows: Any) -> Array:
+        """Return rows by their numbers, integers on the host."""
+        return self._made(take(self.source, rows))
 
     def _made(self, x: Array) -> Array:
         xp, n = namespace(source=x), x.shape[0]
@@ -70,13 +70,28 @@ class LazyRows:
 
 
 def lazily(
-    x: Array, function: Callable[[Array], Array], *, serial: bool = False
+    x: Array | LazyRows, function: Callable[[Array], Array], *, serial: bool = False
 ) -> Array | LazyRows:
     """Return ``function(x)``, made block by block where x (n, d) is large."""
+    if is_large(x):
+        return LazyRows(x, function, serial=serial)
+    return function(x)
+
+
+def is_large(x: Array | LazyRows) -> bool:
+    """Say whether an array (n, d) is one that should not be copied whole."""
+    if isinstance(x, LazyRows):
+        return True
     bits = int(namespace(x=x).finfo(x.dtype).bits)
-    if x.shape[0] * x.shape[1] * bits <= 8 * LARGE:
-        return function(x)
-    return LazyRows(x, function, serial=serial)
+    return bool(x.shape[0] * x.shape[1] * bits > 8 * LARGE)
+
+
+def take(x: Array | LazyRows, rows: Any) -> Array:
+    """Return rows of x (n, d) by their numbers, integers on the host."""
+    if isinstance(x, LazyRows):
+        return x.take(rows)
+    xp = namespace(x=x)
+    return xp.take(x, xp.asarray(rows, device=device_of(x)), axis=0)
 
 
 def blocks(x: Array | LazyRows, rows: int = BLOCK_ROWS) -> Iterator[Array]:

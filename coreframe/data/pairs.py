@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from coreframe import checks
-from coreframe.backend import Array, Backend, namespace, to_numpy
+from coreframe.backend import Array, Backend, device_of, namespace, to_numpy
 from coreframe.data.relevance import (
     Floats,
     Ints,
@@ -22,6 +22,7 @@ from coreframe.data.relevance import (
 )
 from coreframe.embedder import Embedder, embed_both
 from coreframe.errors import ArgumentError, DataError
+from coreframe.lazy import BLOCK_ROWS, LazyRows, is_large, lazily, take
 from coreframe.random import stream
 
 
@@ -88,8 +89,11 @@ class Pairs:
         relevance: Relevance | None = None,
     ) -> None:
         namespace(queries=queries, documents=documents)
+        same = documents is queries  # labelled vectors are one set, and looked at once
         queries = checks.embeddings("queries", queries)
-        documents = checks.embeddings("documents", documents, width=queries.shape[1])
+        documents = (
+            queries if same else checks.embeddings("documents", documents, width=queries.shape[1])
+        )
         q, c = queries.shape[0], documents.shape[0]
         place = None
         if relevance is None:
@@ -245,18 +249,39 @@ class Pairs:
         return np.arange(len(self))[:, None]
 
     def to(self, backend: Backend) -> Pairs:
-        """Return the same with the arrays moved to a backend, float16 widened to float32."""
+        """Return the same with the arrays moved to a backend, float16 widened to float32.
+
+        On the host, many documents of another dtype are widened block by block, when asked for.
+        """
         xp = namespace(queries=self.queries)
         dtype = backend.xp.float64 if self.queries.dtype == xp.float64 else backend.xp.float32
-        return self.mapped(
-            backend.asarray(self.queries, dtype=dtype), backend.asarray(self.documents, dtype=dtype)
-        )
+        if self.documents is self.queries:
+            queries = documents = backend.asarray(self.queries, dtype=dtype)
+            return self._with(queries=queries, documents=documents)
+        documents = self.documents
+        if not isinstance(documents, np.ndarray | LazyRows) or backend.name != "numpy":
+            documents = backend.asarray(documents, dtype=dtype)
+        elif documents.dtype != dtype:
+            documents = lazily(documents, lambda x: backend.asarray(x, dtype=dtype))
+        return self._with(queries=backend.asarray(self.queries, dtype=dtype), documents=documents)
 
-    def mapped(self, queries: Array, documents: Array) -> Pairs:
-        """Return the same with other vectors, row by row."""
-        other = Pairs(queries, documents, relevance=self.relevance)
-        for name in _KEPT:
-            object.__setattr__(other, name, getattr(self, name))
+    def mapped(self, queries: Array, documents: Array | LazyRows) -> Pairs:
+        """Return the same with other vectors, row by row; documents may be lazy."""
+        for name, x, count in (
+            ("queries", queries, len(self)),
+            ("documents", documents, self.documents.shape[0]),
+        ):
+            if tuple(x.shape) != (count, queries.shape[1]):
+                raise ArgumentError(
+                    f"{name} must have shape ({count}, {queries.shape[1]}), got {tuple(x.shape)}"
+                )
+        return self._with(queries=queries, documents=documents)
+
+    def _with(self, **fields: Any) -> Pairs:
+        """Return the same with some fields changed, whose values are known to be sound."""
+        other = object.__new__(Pairs)
+        for name in _FIELDS:
+            object.__setattr__(other, name, fields.get(name, getattr(self, name)))
         return other
 
     def take(self, rows: Any) -> Pairs:
@@ -265,19 +290,16 @@ class Pairs:
         wrong = self.known_wrong.take(rows).pairs
         listed = isinstance(self.relevance, ListedRelevance)
         chosen = self.relevance.pairs_of(rows)[0] if listed else rows  # type: ignore[attr-defined]
-        taken = Pairs(
-            _rows(self.queries, rows),
-            self.documents,
+        return self._with(
+            queries=take(self.queries, rows),
             relevance=self.relevance.take(rows),
             query_texts=None if self.query_texts is None else [self.query_texts[i] for i in rows],
-            document_texts=self.document_texts,
             groups=self.groups[rows],
             irrelevant=wrong,
+            query_rows=self.query_rows[rows],
             weights=None if self.weights is None else self.weights[chosen],
             difficulty=None if self.difficulty is None else self.difficulty[chosen],
         )
-        object.__setattr__(taken, "query_rows", self.query_rows[rows])
-        return taken
 
     @cached_property
     def known_wrong(self) -> ListedRelevance:
@@ -287,17 +309,38 @@ class Pairs:
             wrong = wrong[~self.relevance.contains(wrong[:, 0], wrong[:, 1])]
         return ListedRelevance(wrong, len(self), int(self.documents.shape[0]))
 
+    @cached_property
+    def codes(self) -> tuple[Ints, Ints]:
+        """A number for each query (q,) and each document (c,), equal for equal text, or vector
+        where there are no texts. Documents that no pair names have -1, and are not looked at.
+        """
+        named = [self.irrelevant[:, 1]]
+        if isinstance(self.relevance, ListedRelevance):
+            named.append(self.relevance.pairs[:, 1])
+        rows = np.unique(np.concatenate(named))
+        of_document = np.full(int(self.documents.shape[0]), -1)
+        if self.query_texts is not None and self.document_texts is not None:
+            place: dict[str, int] = {}
+            own = np.array([place.setdefault(text, len(place)) for text in self.query_texts])
+            texts = self.document_texts
+            found = [place.setdefault(texts[i], len(place)) for i in rows.tolist()]
+            of_document[rows] = np.array(found, np.int64)
+        else:
+            parts = [to_numpy(self.queries)]
+            if len(rows):
+                parts.append(to_numpy(take(self.documents, rows)))
+            own, *rest = row_codes(*parts)
+            if rest:
+                of_document[rows] = rest[0]
+        return own, of_document
+
     def _connected(self) -> tuple[Ints, Ints]:
         """Return a number for each query, equal for those that must stay on one side: of one
-        group, of equal text (or vector), or with an equal right document; and a number for each
-        document, equal for those of equal text.
+        group, of equal text (or vector), or with an equal right document; and the codes of the
+        documents.
         """
         q = len(self)
-        if self.query_texts is not None and self.document_texts is not None:
-            texts = np.asarray([*self.query_texts, *self.document_texts])
-            own, of_document = np.split(np.unique(texts, return_inverse=True)[1].reshape(-1), [q])
-        else:
-            own, of_document = row_codes(to_numpy(self.queries), to_numpy(self.documents))
+        own, of_document = self.codes
         queries = np.arange(q)
         first_group = q + int(max(own.max(), of_document.max())) + 1
         left = [queries, queries]
@@ -353,13 +396,15 @@ class Pairs:
             object.__setattr__(train, "irrelevant", train.irrelevant[~known])
             return train, held_out, last
         labels, train_rows = self.relevance.query_labels, parts[0]
-        corpus = _rows(self.documents, train_rows)
+        corpus, one_set = take(self.documents, train_rows), self.documents is self.queries
         train, held_out, last = (
-            Pairs(
-                _rows(self.queries, rows),
-                corpus,
+            self._with(
+                queries=corpus if one_set and rows is train_rows else take(self.queries, rows),
+                documents=corpus,
                 relevance=LabelRelevance(labels[rows], labels[train_rows]),
                 groups=group[rows],
+                irrelevant=self.irrelevant[:0],
+                query_rows=np.arange(len(rows)),
                 weights=None if self.weights is None else self.weights[rows],
                 difficulty=None if self.difficulty is None else self.difficulty[rows],
             )
@@ -372,26 +417,45 @@ class Pairs:
 
         With labels, each query goes with the mean of its class, in place of all its pairs.
         """
+        ((queries, documents),) = self.aligned_blocks(len(self.examples))
+        return queries, documents
+
+    def aligned_blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[Array, Array]]:
+        """Yield what ``aligned`` returns, in blocks of rows, so that memory stays within one."""
         if isinstance(self.relevance, ListedRelevance):
             pairs = self.relevance.pairs
-            return _rows(self.queries, pairs[:, 0]), _rows(self.documents, pairs[:, 1])
-        assert isinstance(self.relevance, LabelRelevance)
-        xp = namespace(queries=self.queries)
-        labels = self.relevance.document_labels
-        values, codes = np.unique(labels, return_inverse=True)
+            for i in range(0, len(pairs), rows):
+                part = pairs[i : i + rows]
+                yield take(self.queries, part[:, 0]), take(self.documents, part[:, 1])
+            return
+        means, of_query = self._class_means()
+        for i in range(0, len(self), rows):
+            yield self.queries[i : i + rows, :], take(means, of_query[i : i + rows])
+
+    def _class_means(self) -> tuple[Array, Ints]:
+        """Return the mean document of each class, and the class of each query."""
         from coreframe.ops import segment_sum
 
-        sums = segment_sum(self.documents, _like(codes, self.documents), len(values))
-        sizes = _like(np.bincount(codes), self.documents)
-        means = sums / xp.astype(sizes, sums.dtype)[:, None]
-        wanted = np.searchsorted(values, self.relevance.query_labels)
-        return self.queries, _rows(means, wanted)
+        assert isinstance(self.relevance, LabelRelevance)
+        values, codes = np.unique(self.relevance.document_labels, return_inverse=True)
+        codes = codes.reshape(-1)
+        sums: Any = None
+        # Documents that are large go block by block: the reference of the sum copies its rows.
+        rows = BLOCK_ROWS if is_large(self.documents) else len(codes)
+        for i in range(0, len(codes), rows):
+            part = self.documents[i : i + rows, :]
+            xp = namespace(part=part)
+            own = xp.asarray(codes[i : i + rows], device=device_of(part))
+            found = segment_sum(part, own, len(values))
+            sums = found if sums is None else sums + found
+        sizes = xp.asarray(np.bincount(codes), dtype=sums.dtype, device=device_of(sums))
+        return sums / sizes[:, None], np.searchsorted(values, self.relevance.query_labels)
 
 
-_KEPT = (
-    "query_texts", "document_texts", "groups", "irrelevant", "query_rows", "weights", "difficulty",
+_FIELDS = (
+    "queries", "documents", "relevance", "query_texts", "document_texts", "groups", "irrelevant",
+    "query_rows", "weights", "difficulty",
 )  # fmt: skip
-"""What stays as it is when the vectors are replaced row by row."""
 
 
 def join_groups(rows: Ints, groups: Sequence[Any], count: int) -> Ints:
@@ -401,12 +465,3 @@ def join_groups(rows: Ints, groups: Sequence[Any], count: int) -> Ints:
     """
     codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
     return components(rows, count + codes, count + int(codes.max()) + 1)[:count]
-
-
-def _like(indices: Ints, x: Array) -> Array:
-    xp = namespace(x=x)
-    return xp.asarray(indices, device=x.device)
-
-
-def _rows(x: Array, rows: Ints) -> Array:
-    return namespace(x=x).take(x, _like(rows, x), axis=0)
