@@ -65,7 +65,8 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
         _need_room(folder, contents)
         for name, data in contents.items():
             path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent != folder:
+                path.parent.mkdir(parents=True, exist_ok=True)
             parts[name] = temporary(path.parent)
             write_synced(parts[name], data)
         for name in contents:
