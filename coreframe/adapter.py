@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from coreframe.backend import Array, Params, namespace
@@ -12,6 +12,9 @@ from coreframe.ops import op
 
 Pullback = Callable[..., tuple[Params, Array | None]]
 """``pullback(dy, need_dx=True) -> (gradients by parameter name, dx or None)``."""
+
+Blocks = Callable[[], Iterator[tuple[Array, Array]]]
+"""Begins a pass over blocks of rows: queries and documents, (n, d) each."""
 
 
 @op
@@ -77,3 +80,13 @@ class ClosedForm(Adapter):
     @abstractmethod
     def solve(self, queries: Array, documents: Array) -> Params:
         """Return parameters from row-aligned pairs of queries and documents, (n, d) each."""
+
+    def solve_blocks(self, blocks: Blocks) -> Params:
+        """Return the same from blocks of rows, so that memory stays within one of them.
+
+        ``blocks()`` begins a pass over (queries, documents). This form joins them all; a solver
+        that goes by sums over rows overrides it.
+        """
+        queries, documents = zip(*blocks(), strict=True)
+        xp = namespace(queries=queries[0])
+        return self.solve(xp.concat(queries, axis=0), xp.concat(documents, axis=0))

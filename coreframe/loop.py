@@ -24,6 +24,7 @@ from coreframe.evaluation import METRICS
 from coreframe.evaluation.metrics import several
 from coreframe.evaluation.retrieval import evaluate
 from coreframe.gradients import Accumulation
+from coreframe.lazy import lazily
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
@@ -63,7 +64,7 @@ class Setup:
     miner: Miner | None = None
     optimizer: Optimizer
     regularizers: tuple[Regularizer, ...] = ()
-    start: ClosedForm | None = None
+    start: ClosedForm | Mapping[str, Side] | None = None
     initial: Mapping[str, Any] | None = None
     side: str
     epochs: int
@@ -82,7 +83,7 @@ class Setup:
 
 def solve(kind: ClosedForm, train: Pairs) -> dict[str, Side]:
     """Solve a closed-form adapter on pairs and return its map for each side it moves."""
-    params = kind.solve(*train.aligned())
+    params = kind.solve_blocks(train.aligned_blocks)
     side = Side.of(kind, params)
     return {"query": side, "document": side} if kind.rebuilds_index else {"query": side}
 
@@ -106,7 +107,9 @@ class Trainer:
         self.scores: list[float] = []  # of the metric that decides, one an evaluation
         self.stopped = False  # by a callback
         train = train.to(backend)
-        self.start: dict[str, Side] = solve(setup.start, train) if setup.start else {}
+        self.start: Mapping[str, Side] = setup.start if isinstance(setup.start, Mapping) else {}
+        if isinstance(setup.start, ClosedForm):
+            self.start = solve(setup.start, train)
         self.train = self._started(train)
         # The dev part is searched through the whole adapter, so it keeps its own vectors.
         self.dev = None if dev is None else dev.to(backend)
@@ -133,14 +136,17 @@ class Trainer:
         self.log_every = max(1, self.steps // LOG_LINES)
 
     def _started(self, pairs: Pairs) -> Pairs:
-        """Apply the closed-form start once, so that no step pays for it."""
+        """Apply the closed-form start once, so that no step pays for it; of many documents, to
+        those that a batch takes.
+        """
         if not self.start:
             return pairs
-        moved = {
-            name: self.start[name].apply(x) if name in self.start else x
-            for name, x in (("query", pairs.queries), ("document", pairs.documents))
-        }
-        return pairs.mapped(moved["query"], moved["document"])
+        queries, documents = pairs.queries, pairs.documents
+        if "query" in self.start:
+            queries = self.start["query"].apply(queries)
+        if "document" in self.start:
+            documents = lazily(documents, self.start["document"].apply)
+        return pairs.mapped(queries, documents)
 
     def run(self) -> Run:
         """Train, and return the best epoch. Callbacks hear of the end whatever happens."""

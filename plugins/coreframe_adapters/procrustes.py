@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from coreframe.adapter import ClosedForm, Pullback
+from coreframe.adapter import Blocks, ClosedForm, Pullback
 from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe_adapters.linear import Linear
 
@@ -28,7 +28,8 @@ class Procrustes(ClosedForm):
     Edges: W is orthogonal with fewer pairs than dimensions too; what it does to directions in
     which there are no pairs is then arbitrary. One pair has no spread: any rotation fits.
 
-    Cost: O(n d^2) for the product and O(d^3) for its decomposition, on the host in float64.
+    Cost: O(n d^2) for the product and O(d^3) for its decomposition, on the host in float64;
+    ``solve_blocks`` holds one block of rows at a time, and goes over them twice.
 
     References: Schönemann 1966; with centring, Gower 1975.
 
@@ -45,14 +46,29 @@ class Procrustes(ClosedForm):
         return Linear(bias=True).init(rng, dim_in)
 
     def solve(self, queries: Array, documents: Array) -> Params:
+        namespace(queries=queries, documents=documents)
+        return self.solve_blocks(lambda: iter([(queries, documents)]))
+
+    def solve_blocks(self, blocks: Blocks) -> Params:
         import numpy as np
 
-        xp = namespace(queries=queries, documents=documents)
-        mean = xp.mean(queries, axis=0)
-        product = xp.matrix_transpose(queries - mean) @ (documents - xp.mean(documents, axis=0))
+        count, totals = 0, None
+        for pair in blocks():
+            xp = namespace(queries=pair[0], documents=pair[1])
+            parts = [xp.sum(x, axis=0) for x in pair]
+            count += pair[0].shape[0]
+            totals = (
+                parts if totals is None else [a + b for a, b in zip(totals, parts, strict=True)]
+            )
+        assert totals is not None  # at least one row
+        mean, mean_document = (x / count for x in totals)
+        product: Any = 0.0
+        for queries, documents in blocks():
+            part = xp.matrix_transpose(queries - mean) @ (documents - mean_document)
+            product = product + to_numpy(part).astype(np.float64)
         # On the host in float64, as the whitening's: small, and safe with few pairs.
-        u, _, vh = np.linalg.svd(to_numpy(product).astype(np.float64))
-        w = xp.asarray(u @ vh, dtype=queries.dtype, device=device_of(queries))
+        u, _, vh = np.linalg.svd(product)
+        w = xp.asarray(u @ vh, dtype=mean.dtype, device=device_of(mean))
         return {"W": w, "b": -(mean @ w)}
 
     def forward(self, params: Params, x: Array, *, rng: Any = None) -> tuple[Array, Pullback]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coreframe import checks
-from coreframe.adapter import ClosedForm, Pullback
+from coreframe.adapter import Blocks, ClosedForm, Pullback
 from coreframe.backend import Array, Params, device_of, namespace, to_numpy
 from coreframe_adapters.linear import Linear
 
@@ -35,7 +36,7 @@ class Whitening(ClosedForm):
     same give a finite W.
 
     Cost: O((n + m) d^2) for the covariance and O(d^3) for its decomposition, on the host in
-    float64.
+    float64; ``solve_blocks`` holds one block of rows at a time, and goes over them twice.
 
     References: Kessy et al. 2018, arXiv 1512.00809; Su et al. 2021, arXiv 2103.15316 (for
     retrieval).
@@ -58,21 +59,31 @@ class Whitening(ClosedForm):
         return Linear(bias=True).init(rng, dim_in)
 
     def solve(self, queries: Array, documents: Array) -> Params:
+        namespace(queries=queries, documents=documents)
+        return self.solve_blocks(lambda: iter([(queries, documents)]))
+
+    def solve_blocks(self, blocks: Blocks) -> Params:
         import numpy as np
 
-        xp = namespace(queries=queries, documents=documents)
-        vectors = xp.concat([queries, documents], axis=0)
-        mean = xp.mean(vectors, axis=0)
-        centred = vectors - mean
-        covariance = xp.matrix_transpose(centred) @ centred / vectors.shape[0]
+        count, total = 0, None
+        for x in itertools.chain.from_iterable(blocks()):
+            xp = namespace(x=x)
+            count, part = count + x.shape[0], xp.sum(x, axis=0)
+            total = part if total is None else total + part
+        mean = total / count
+        covariance: Any = 0.0
+        for x in itertools.chain.from_iterable(blocks()):
+            centred = x - mean
+            product = xp.matrix_transpose(centred) @ centred
+            covariance = covariance + to_numpy(product).astype(np.float64)
         # The small decomposition is made on the host in float64: in float32 it can fail where
         # there are fewer vectors than dimensions.
-        variances, directions = np.linalg.eigh(to_numpy(covariance).astype(np.float64))
+        variances, directions = np.linalg.eigh(covariance / count)
         level = variances.mean()
         level = level if level > 0 else 1.0  # all vectors the same
         stretch = (variances.clip(min=0) / level + self.shrinkage) ** -0.5
         host = (directions * stretch) @ directions.T
-        w = xp.asarray(host, dtype=queries.dtype, device=device_of(queries))
+        w = xp.asarray(host, dtype=mean.dtype, device=device_of(mean))
         return {"W": w, "b": -(mean @ w)}
 
     def forward(self, params: Params, x: Array, *, rng: Any = None) -> tuple[Array, Pullback]:
