@@ -106,7 +106,9 @@ class _Bar(Callback):
 
 def _start(run: Any) -> str:
     """Return where a run starts, in words."""
-    return "the identity" if run.start is None else type(run.start).__name__.lower()
+    if run.start is None:
+        return "the identity" if run.initial is None else "the earlier run"
+    return "the earlier run" if isinstance(run.start, dict) else type(run.start).__name__.lower()
 
 
 def print_outcome(outcome: Outcome, folder: Path) -> None:

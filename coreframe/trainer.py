@@ -9,14 +9,16 @@ from typing import Any
 
 from coreframe import registry
 from coreframe.adapter import Adapter, ClosedForm
+from coreframe.artefact import SIDES as SIDES_OF_MAPS
+from coreframe.artefact import Side
 from coreframe.backend import choose_backend
 from coreframe.callbacks import Callback
 from coreframe.config.settings import SIDES
 from coreframe.data.batches import Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError
-from coreframe.following import following
 from coreframe.evaluation import metrics
+from coreframe.following import following
 from coreframe.loop import Run, Setup, Trainer
 from coreframe.loss import Loss
 from coreframe.miner import Miner
@@ -35,7 +37,7 @@ def fit(
     optimizer: str | Optimizer = f"{registry.BUILT_IN}:adamw",
     regularizers: Sequence[str | Regularizer] = (),
     side: str = "query",
-    start: str | ClosedForm | None = None,
+    start: str | ClosedForm | Mapping[str, Side] | None = None,
     initial: Mapping[str, Any] | None = None,
     epochs: int = 30,
     batch_size: int = 256,
@@ -69,7 +71,8 @@ def fit(
         side: "query" moves queries only, so that an index of documents stays as it is; "both"
             moves queries and documents by one shared adapter, and the index must be rebuilt.
             Default: query.
-        start: a closed-form adapter that is solved and applied first, such as "whitening".
+        start: a closed-form adapter that is solved and applied first, such as "whitening", or the
+            maps of the sides "query" and "document" as an earlier run had them.
             Default: none.
         initial: parameters to start at, as ``Run.params`` has them. Default: the adapter's own.
         epochs: passes over the pairs. Default: 30, that of our demo.
@@ -138,7 +141,7 @@ def fit(
         miner=None if miner is None else _component("miners", miner, Miner),
         optimizer=_component("optimizers", optimizer, Optimizer),
         regularizers=tuple(_component("regularizers", r, Regularizer) for r in regularizers),
-        start=None if start is None else _component("adapters", start, ClosedForm),
+        start=_start(start),
         initial=initial,
         side=side,
         epochs=epochs,
@@ -154,7 +157,7 @@ def fit(
         seed=seed,
         base_model=base_model,
     )
-    if side == "query" and setup.start is not None and setup.start.rebuilds_index:
+    if side == "query" and _moves_documents(setup.start):
         raise ArgumentError(
             f"start={start!r} moves the documents, which side='query' leaves as they are; "
             "use side='both', or start='procrustes'"
@@ -164,6 +167,25 @@ def fit(
     with following(followers) as told:
         run = Trainer(setup, train, dev, choice.backend, [told]).run()
     return replace(run, backend_source=choice.source)
+
+
+def _start(given: Any) -> ClosedForm | Mapping[str, Side] | None:
+    if not isinstance(given, Mapping):
+        return None if given is None else _component("adapters", given, ClosedForm)
+    if wrong := [
+        name for name, x in given.items() if name not in SIDES_OF_MAPS or type(x) is not Side
+    ]:
+        raise ArgumentTypeError(
+            f"start[{wrong[0]!r}] must be a coreframe.artefact.Side of 'query' or 'document', "
+            f"got {given[wrong[0]]!r}"
+        )
+    return given
+
+
+def _moves_documents(start: ClosedForm | Mapping[str, Side] | None) -> bool:
+    if isinstance(start, Mapping):
+        return "document" in start and not start["document"].is_identity
+    return start is not None and start.rebuilds_index
 
 
 def _component(kind: str, given: Any, wanted: type) -> Any:
