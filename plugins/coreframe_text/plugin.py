@@ -6,6 +6,7 @@ from coreframe.plugin import Table, hookimpl
 @hookimpl
 def coreframe_embedders() -> Table:
     return {
+        "callable": "coreframe_text.callable:CallableEmbedder",
         "hashing": "coreframe_text.hashing:Hashing",
         "sha256": "coreframe_text.sha256:Sha256",
         "wordllama": "coreframe_text.wordllama:WordLlama",

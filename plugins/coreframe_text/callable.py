@@ -1,0 +1,97 @@
+"""Texts to vectors by any function: what is no plugin, and what a program already has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coreframe.backend import is_array, to_numpy
+from coreframe.embedder import Embedder, Side, check_texts
+from coreframe.errors import ArgumentError, ArgumentTypeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallableEmbedder(Embedder):
+    """Ask a function for the vectors.
+
+        embed(texts) = function(texts)
+
+    For the library only: a configuration file cannot hold a function. To use one on the command
+    line, write an embedder of five lines and register it (docs/write-a-plugin.md).
+
+    Args:
+        function: takes a list of texts and returns rows (n, d), an array or lists of numbers.
+        queries: the same for queries, where they are embedded in another way. Default: None, by
+            ``function``.
+        name: what the cache on disk knows the function by, model and version in it: another name
+            is another cache. Default: None, nothing is cached on disk, since nobody can tell when
+            a function changes.
+
+    Shapes: n texts to (n, d), float32.
+
+    Edges: rows that are not one a text, or no numbers, are an error that says what came. What the
+    function raises passes through. Without texts the function is not called: (0, 0).
+
+    Cost: that of the function.
+
+    References: none; an adapter for functions.
+
+    >>> rows = CallableEmbedder(function=lambda texts: [[len(t), 1] for t in texts]).embed(["red"])
+    >>> rows.tolist()
+    [[3.0, 1.0]]
+    """
+
+    function: Callable[[list[str]], Any]
+    queries: Callable[[list[str]], Any] | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        for field, value in (("function", self.function), ("queries", self.queries)):
+            if not callable(value) and not (field == "queries" and value is None):
+                raise ArgumentTypeError(
+                    f"CallableEmbedder.{field} must be a function of a list of texts, got {value!r}"
+                )
+        if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
+            raise ArgumentTypeError(
+                f"CallableEmbedder.name must be a text or None, got {self.name!r}"
+            )
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Return ``(len(texts), d)`` float32 rows."""
+        return self._ask(self.function, texts)
+
+    def embed_queries(self, texts: Sequence[str]) -> Any:
+        """Return the rows of queries."""
+        return self._ask(self.queries or self.function, texts)
+
+    def fingerprint(self, side: Side | None = None) -> Mapping[str, Any] | None:
+        """Return the name, and the side where queries have a function of their own."""
+        if self.name is None:
+            return None
+        own = side == "query" and self.queries is not None
+        return {"embedder": "callable", "name": self.name, "side": "query" if own else None}
+
+    @property
+    def base_model(self) -> str:
+        return self.name or "coreframe:CallableEmbedder"
+
+    def _ask(self, function: Callable[[list[str]], Any], texts: Sequence[str]) -> Any:
+        import numpy as np
+
+        check_texts(texts)
+        if not len(texts):
+            return np.zeros((0, 0), np.float32)
+        found = function(list(texts))
+        try:
+            rows = np.asarray(to_numpy(found) if is_array(found) else found, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"CallableEmbedder.function must return rows of numbers, one a text: {error}"
+            ) from error
+        if rows.ndim != 2 or len(rows) != len(texts) or not rows.shape[1]:
+            raise ArgumentError(
+                f"CallableEmbedder.function must return one row a text, ({len(texts)}, d), "
+                f"got shape {rows.shape}"
+            )
+        return rows
