@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from coreframe.adapter import Adapter
+from coreframe.callbacks import Callback
 from coreframe.config.settings import (
     ContinualSettings,
     CurveSettings,
@@ -22,6 +23,7 @@ from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer, Rule
 from coreframe.regularizer import Regularizer
+from coreframe.sampler import Sampler
 from coreframe.scheduler import Scheduler
 
 TABLES: dict[str, type] = {
@@ -29,22 +31,26 @@ TABLES: dict[str, type] = {
     "embedder": Embedder,
     "adapter": Adapter,
     "losses": Loss,
+    "sampler": Sampler,
     "miner": Miner,
     "optimizer": Optimizer,
     "regularizers": Regularizer,
+    "callbacks": Callback,
     "train": TrainSettings,
     "gate": GateSettings,
     "curve": CurveSettings,
     "continual": ContinualSettings,
 }
-LISTS = ("losses", "regularizers")
+LISTS = ("losses", "regularizers", "callbacks")
 KINDS: dict[type, str] = {
     Adapter: "adapters",
+    Callback: "callbacks",
     Embedder: "embedders",
     Loss: "losses",
     Miner: "miners",
     Optimizer: "optimizers",
     Regularizer: "regularizers",
+    Sampler: "samplers",
     Scheduler: "schedulers",
 }
 
