@@ -64,8 +64,34 @@ class OutputError(CoreframeError, OSError):
     """Results cannot be written where they were asked for."""
 
 
+class ExportError(OutputError):
+    """An export cannot be written, or does not do what the adapter does when it is read back."""
+
+
 class ArtefactError(CoreframeError, ValueError):
     """A stored adapter cannot be read: a file is missing, damaged or of another format."""
+
+
+class CheckpointError(ArtefactError):
+    """A checkpoint cannot be written here, cannot be read, or is not of this run."""
+
+    def __init__(self, path: object, array: str | None, reason: str) -> None:
+        self.path, self.array, self.reason = path, array, reason
+        where = f"{path}" if array is None else f"{path}, array {array!r}"
+        super().__init__(f"{where}: {reason}")
+
+
+class Interrupted(CoreframeError):
+    """A run was asked to stop: it finished its step, and says what it saved."""
+
+    def __init__(self, path: object, step: int) -> None:
+        self.path, self.step = path, step
+        saved = f"saved in {path}" if path is not None else "nothing was saved"
+        super().__init__(f"the run was interrupted after step {step}; {saved}")
+
+
+class Diverged(CoreframeError, ArithmeticError):
+    """Loss or gradients were not finite, update after update, so that nothing is learned."""
 
 
 class EmbedderError(CoreframeError, RuntimeError):
