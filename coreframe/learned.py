@@ -28,6 +28,7 @@ from coreframe.data.batches import Batches
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArtefactError
 from coreframe.fisher_information import fisher
+from coreframe.lazy import lazily
 from coreframe.loss import Loss
 from coreframe.scheduler import Progress, resolve
 from coreframe.state import encode, load_state
@@ -166,12 +167,13 @@ def one_direction(loss: Loss) -> Loss:
 
 
 def moved(pairs: Pairs, start: Mapping[str, Side]) -> Pairs:
-    """Return pairs behind the maps that come first; what no map moves is not copied."""
-    if not start:
-        return pairs
-    vectors = {"query": pairs.queries, "document": pairs.documents}
-    applied = {name: start[name].apply(x) if name in start else x for name, x in vectors.items()}
-    return pairs.mapped(applied["query"], applied["document"])
+    """Return pairs behind the maps that come first; of many documents, those of each batch."""
+    queries, documents = pairs.queries, pairs.documents
+    if "query" in start:
+        queries = start["query"].apply(queries)
+    if "document" in start:
+        documents = lazily(documents, start["document"].apply)
+    return pairs.mapped(queries, documents) if start else pairs
 
 
 def _batches(train: Pairs, batch_size: int, seed: int) -> Iterator[Batch]:

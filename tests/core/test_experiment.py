@@ -20,7 +20,12 @@ D = 16
 
 def settings(*assignments, epochs=8):
     """The run of a user without a file, shorter, with some values set."""
-    short = [f"train.epochs={epochs}", "train.batch_size=64", "gate.resamples=500"]
+    short = [
+        f"train.epochs={epochs}",
+        "train.batch_size=64",
+        "gate.resamples=500",
+        "curve.enabled=never",
+    ]
     return config.read(None, [*short, *assignments])
 
 
@@ -282,7 +287,9 @@ def test_the_quick_demo_gains_a_third(emoji):
     """Of recall@10, on the mean of five seeds, each of them promoted."""
     gains = []
     for seed in range(5):
-        chosen = config.read(None, [f"train.seed={seed}"], default=demo.QUICK)
+        chosen = config.read(
+            None, [f"train.seed={seed}", "curve.enabled=never"], default=demo.QUICK
+        )
         outcome = experiment(*emoji.split(0.1, 0.2, seed=seed), chosen)
         assert outcome.gate.passed
         assert outcome.promoted == "trained"
