@@ -23,7 +23,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from coreframe import checks
 from coreframe.adapter import Adapter
@@ -39,6 +39,9 @@ from coreframe.storage import (
     make_folder,
     write_files,
 )
+
+if TYPE_CHECKING:
+    from coreframe.export import Exported
 
 FORMAT = "coreframe-adapter"
 VERSION = 1
@@ -164,6 +167,12 @@ class TrainedAdapter:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write model.safetensors and config.json: both whole, or neither."""
         write_files(make_folder(folder), self.files())
+
+    def export(self, folder: str | os.PathLike[str], *, to: str, **options: Any) -> Exported:
+        """Write the adapter for another program: see ``coreframe.export.export``."""
+        from coreframe.export import export
+
+        return export(self, folder, to=to, **options)
 
     def files(self) -> dict[str, bytes]:
         """Return what is stored: the content of each file by its name."""

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import coreframe
-from coreframe.cli import look, train
+from coreframe.cli import export, look, train
 from coreframe.cli.common import BAD_DATA, FAILED, INTERRUPTED, NOT_BETTER, USAGE
 from coreframe.errors import (
     CoreframeError,
@@ -73,6 +73,7 @@ def main() -> None:
 for command in (
     train.demo,
     train.train,
+    export.export,
     look.list_,
     look.show,
     look.plugins,

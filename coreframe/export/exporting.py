@@ -9,10 +9,10 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import coreframe
 from coreframe.artefact import TrainedAdapter
 from coreframe.errors import ArgumentError, CoreframeError, ExportError, OutputError
 from coreframe.export.target import TOLERANCE, Target, adapted_sides
@@ -130,10 +130,17 @@ def _facts(
         "thresholds": None if thresholds is None else [dict(entry) for entry in thresholds],
         "largest_difference": error,
         "adapter": hash_adapter(adapter),
-        "coreframe": coreframe.__version__,
+        "coreframe": _version(),
         "usage": target.usage(adapter),
         "notes": target.notes(adapter),
     }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("coreframe-ml")
+    except metadata.PackageNotFoundError:
+        return "not installed as a package"
 
 
 def _goes_on(moved: tuple[str, ...]) -> str:

@@ -80,7 +80,8 @@ class Target(ABC):
 def probes(dimensions: int) -> Floats:
     """Return 16 vectors of unit length, (16, d) float64: the same at every call."""
     x = np.random.default_rng(16).standard_normal((PROBES, dimensions))
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    found: Floats = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return found
 
 
 def adapted_sides(adapter: TrainedAdapter) -> tuple[str, ...]:
