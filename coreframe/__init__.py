@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
         namespace as namespace,
     )
     from coreframe.batch import Batch as Batch
+    from coreframe.cached import cached_step as cached_step
     from coreframe.callbacks import Callback as Callback
     from coreframe.compose import Mined as Mined
     from coreframe.compose import Symmetric as Symmetric
@@ -52,6 +53,7 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
     from coreframe.relation import Relation as Relation
     from coreframe.relation import SameLabel as SameLabel
     from coreframe.row_loss import RowLoss as RowLoss
+    from coreframe.sampler import Sampler as Sampler
     from coreframe.scheduler import Progress as Progress
     from coreframe.scheduler import Scheduler as Scheduler
     from coreframe.scheduler import resolve as resolve
@@ -89,10 +91,12 @@ _HOMES = {
     "Rule": "optimizer",
     "Run": "loop",
     "SameLabel": "relation",
+    "Sampler": "sampler",
     "Scheduler": "scheduler",
     "Symmetric": "compose",
     "WeightedSum": "compose",
     "build": "registry",
+    "cached_step": "cached",
     "compare": "evaluation.compare",
     "evaluate": "evaluation.retrieval",
     "fisher": "fisher_information",

@@ -30,6 +30,7 @@ from coreframe.evaluation.metrics import several
 from coreframe.evaluation.ranks import exact_ranks
 from coreframe.evaluation.retrieval import evaluate
 from coreframe.evaluation.thresholds import moved_thresholds
+from coreframe.following import Following, following
 from coreframe.forgetting import Earlier, KeptSet, Trial, choose, forgetting, trials
 from coreframe.gate import FEW_TEST_QUERIES as FEW_TEST_QUERIES
 from coreframe.gate import Tested, decide
@@ -66,8 +67,9 @@ def experiment(
     where = backend or config.train.backend
     choice = choose_backend(where, like=train.queries)
     train, dev, test = (part.to(choice.backend) for part in (train, dev, test))
-    lab = _Lab(train, dev, config, where, base_model, tuple(callbacks))
-    found = lab.fresh() if earlier is None else lab.continued(earlier)
+    with following(callbacks) as told:
+        lab = _Lab(train, dev, config, where, base_model, told)
+        found = lab.fresh() if earlier is None else lab.continued(earlier)
 
     asked, metric = config.gate.evaluated, config.gate.metric
     drawn: dict[str, Any] = {"resamples": config.gate.resamples, "seed": config.train.seed}
@@ -169,7 +171,7 @@ class _Lab:
     config: RunConfig
     backend: str | None
     base_model: str | None
-    callbacks: tuple[Callback, ...]
+    following: Following
 
     @property
     def dimensions(self) -> int:
@@ -194,7 +196,7 @@ class _Lab:
             **settings,
             backend=self.backend,
             base_model=self.base_model,
-            callbacks=self.callbacks if followed else (),
+            callbacks=(self.following.scope(name.removeprefix("start-")),) if followed else (),
             **changes,
         )
 
@@ -302,7 +304,9 @@ def fit_arguments(config: RunConfig) -> dict[str, Any]:
             curriculum_epochs=settings.curriculum_epochs,
             pool=settings.pool,
         ),
+        "sampler": config.sampler,
         "own_negatives": settings.own_negatives,
+        "mini_batch_size": settings.mini_batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "max_grad_norm": settings.max_grad_norm,
         "max_grad_value": settings.max_grad_value,

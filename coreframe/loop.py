@@ -30,6 +30,7 @@ from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
 from coreframe.random import stream
 from coreframe.regularizer import Regularizer
+from coreframe.sampler import Sampler
 from coreframe.scheduler import Progress, Scheduler
 from coreframe.step import Step, named
 from coreframe.updates import Updates
@@ -71,7 +72,9 @@ class Setup:
     batch_size: int
     drop_last: bool = False
     order: Order = field(default_factory=Order)
+    sampler: Sampler | None = None
     own_negatives: int = 0
+    mini_batch_size: int | None = None
     gradient_accumulation_steps: int = 1
     max_grad_norm: float | None = None
     max_grad_value: float | None = None
@@ -119,6 +122,7 @@ class Trainer:
             batch_size=setup.batch_size,
             drop_last=setup.drop_last,
             order=setup.order,
+            sampler=setup.sampler,
             own_negatives=setup.own_negatives,
             seed=setup.seed,
         )
@@ -185,6 +189,7 @@ class Trainer:
             adapter=setup.adapter,
             loss=setup.loss,
             miner=setup.miner,
+            mini_batch_size=setup.mini_batch_size,
             side=setup.side,
             seed=setup.seed,
         )

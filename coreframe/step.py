@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from coreframe.adapter import Adapter, Pullback
 from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
+from coreframe.cached import cached
 from coreframe.compose import under
 from coreframe.errors import ArgumentError
 from coreframe.loss import Loss
@@ -26,6 +28,8 @@ class Step:
     miner: Miner | None
     side: str
     seed: int
+    mini_batch_size: int | None = None
+    """Rows that go through the adapter at a time; None, all of a batch."""
 
     def gradients(
         self,
@@ -46,7 +50,7 @@ class Step:
         for name in sides[self.side]:
             if (x := getattr(inputs, name)) is not None:
                 flat = xp.reshape(x, (-1, x.shape[-1]))
-                y, pullbacks[name] = self.adapter.forward(own, flat, rng=rng)
+                y, pullbacks[name] = self._forward(own, flat, rng)
                 adapted[name] = xp.reshape(y, (*x.shape[:-1], y.shape[-1]))
         wrt = tuple(adapted)
         batch = replace(inputs, **adapted)
@@ -73,11 +77,22 @@ class Step:
                 found = term.value_and_grad(own)
                 _add(total, found.grads)
             value = value + found.value
-        for name, pullback in pullbacks.items():
-            slope = xp.reshape(slopes[name], (-1, slopes[name].shape[-1]))
-            _add(total, pullback(slope, need_dx=False)[0])
+        for name in wrt:
+            slope = slopes.pop(name)
+            slope = xp.reshape(slope, (-1, slope.shape[-1]))
+            _add(total, pullbacks.pop(name)(slope, need_dx=False)[0])
         grads = {**named("adapter", total), **named("loss", result.param_grads)}
         return {"value": xp.asarray(value), **grads}
+
+    def _forward(self, params: Params, x: Array, rng: Any) -> tuple[Array, Pullback]:
+        """Adapt rows at once, or part by part, each again when its gradient comes."""
+        if self.mini_batch_size is None:
+            return self.adapter.forward(params, x, rng=rng)
+
+        def forward(part: Array, rng: Any) -> tuple[Array, Pullback]:
+            return self.adapter.forward(params, part, rng=rng)
+
+        return cached(forward, x, mini_batch_size=self.mini_batch_size, rng=rng)
 
 
 def named(prefix: str, params: Params) -> dict[str, Array]:

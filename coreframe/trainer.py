@@ -24,6 +24,7 @@ from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
 from coreframe.regularizer import Regularizer
+from coreframe.sampler import Sampler
 from coreframe.scheduler import Scheduler
 
 
@@ -43,7 +44,9 @@ def fit(
     batch_size: int = 256,
     drop_last: bool = False,
     order: Order | None = None,
+    sampler: str | Sampler | None = None,
     own_negatives: int = 0,
+    mini_batch_size: int | None = None,
     gradient_accumulation_steps: int = 1,
     max_grad_norm: float | None = None,
     max_grad_value: float | None = None,
@@ -80,6 +83,10 @@ def fit(
         drop_last, order, own_negatives: see ``Batches``: a short last batch, shuffling and
             curriculum, and known wrong documents as each anchor's own negatives. Default: as in
             ``Batches``.
+        sampler: which examples stand in a batch together, in place of the order. Default: none.
+        mini_batch_size: so many rows of a batch go through the adapter at a time, and again for
+            their gradients (see ``cached``): the memory of an adapter's activations is then that
+            of a part, and the gradients are those of the whole batch. Default: all at once.
         gradient_accumulation_steps: batches an update; their gradients are averaged by their
             examples. For a loss over the batch this is no larger batch: negatives are those of
             each batch. Default: 1.
@@ -120,6 +127,7 @@ def fit(
         ("epochs", epochs),
         ("batch_size", batch_size),
         ("gradient_accumulation_steps", gradient_accumulation_steps),
+        ("mini_batch_size", 1 if mini_batch_size is None else mini_batch_size),
     ):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ArgumentError(f"{name} must be a whole number from 1, got {number!r}")
@@ -148,7 +156,9 @@ def fit(
         batch_size=batch_size,
         drop_last=drop_last,
         order=order or Order(),
+        sampler=None if sampler is None else _component("samplers", sampler, Sampler),
         own_negatives=own_negatives,
+        mini_batch_size=mini_batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps,
         max_grad_norm=max_grad_norm,
         max_grad_value=max_grad_value,

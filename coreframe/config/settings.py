@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from coreframe import checks
 from coreframe.adapter import Adapter
@@ -14,6 +15,7 @@ from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
 from coreframe.regularizer import Regularizer
+from coreframe.sampler import Sampler
 from coreframe.scheduler import Scheduler
 
 DEFAULT = """\
@@ -114,6 +116,9 @@ class TrainSettings:
         pool: in (0, 1], or a scheduler over the sorted epochs: the share of the rows that is used.
         own_negatives: known wrong documents that are each anchor's own; 0 gives all to everyone.
         gradient_accumulation_steps: batches an update, >= 1.
+        mini_batch_size: >= 1, so many rows of a batch go through the adapter at a time; None all.
+        eval_documents: how many documents dev is searched in while training: a number, >= 1;
+            "all"; "auto" takes 100,000 of more than 200,000.
         max_grad_norm: > 0, the norm that gradients are clipped to; None leaves them.
         max_grad_value: > 0, the size that each entry is clipped to; None leaves them.
         ema_decay: in [0, 1), average the parameters exponentially; None does not.
@@ -131,6 +136,8 @@ class TrainSettings:
     pool: float | Scheduler = 1.0
     own_negatives: int = 0
     gradient_accumulation_steps: int = 1
+    mini_batch_size: int | None = None
+    eval_documents: int | Literal["auto", "all"] = "auto"
     max_grad_norm: float | None = None
     max_grad_value: float | None = None
     ema_decay: float | Scheduler | None = None
@@ -150,6 +157,12 @@ class TrainSettings:
             raise ArgumentError("TrainSettings.pool needs a curriculum: which rows come first")
         checks.number(self, "own_negatives", minimum=0, integer=True)
         checks.number(self, "gradient_accumulation_steps", minimum=1, integer=True)
+        if self.mini_batch_size is not None:
+            checks.number(self, "mini_batch_size", minimum=1, integer=True)
+        if isinstance(self.eval_documents, str):
+            checks.choice(self, "eval_documents", ("auto", "all"))
+        else:
+            checks.number(self, "eval_documents", minimum=1, integer=True)
         for name in ("max_grad_norm", "max_grad_value"):
             if getattr(self, name) is not None:
                 checks.number(self, name, above=0)
@@ -265,6 +278,7 @@ class RunConfig:
     embedder: Embedder
     adapter: Adapter
     loss: Loss
+    sampler: Sampler | None = None
     miner: Miner | None = None
     optimizer: Optimizer
     regularizers: tuple[Regularizer, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,9 +14,11 @@ from coreframe.batch import Batch
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
+from coreframe.lazy import take
 from coreframe.miner import Miner
 from coreframe.random import stream
-from coreframe.relation import Aligned, Relation, SameLabel, masked
+from coreframe.relation import Aligned, Masked, Relation, SameLabel
+from coreframe.sampler import Sampler, checked, cut
 from coreframe.scheduler import Progress, Scheduler
 
 ORDERS = ("quality", "difficulty")
@@ -24,7 +26,7 @@ _DRAWS = 100  # rounds of drawing for each place that own negatives leave free
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Order(Sampler):
     """In which order an epoch goes over the examples, and over how many of them.
 
         epoch e <= curriculum_epochs:  sorted by quality (falling) or difficulty (rising)
@@ -70,6 +72,15 @@ class Order:
         checks.number(self, "pool", above=0, maximum=1)
         if self.curriculum is None and self.pool != 1.0:
             raise ArgumentError("Order.pool needs a curriculum: which examples come first")
+
+    def epoch(
+        self, pairs: Pairs, *, batch_size: int, seed: int, epoch: int, drop_last: bool
+    ) -> list[Ints]:
+        return cut(self.of(pairs, seed, epoch), batch_size, drop_last=drop_last)
+
+    def size(self, pairs: Pairs, *, batch_size: int, seed: int, epoch: int, drop_last: bool) -> int:
+        full, rest = divmod(self.count(len(pairs.examples), epoch), batch_size)
+        return full + (rest > 0 and not drop_last)
 
     def of(self, pairs: Pairs, seed: int, epoch: int) -> Ints:
         """Return the numbers of the examples of an epoch (from 1), in order: a pure function."""
@@ -117,6 +128,8 @@ class Batches:
         drop_last: whether the last batch is left out where it is short. Default: no, so that
             every example counts.
         order: shuffling and curriculum. Default: shuffled.
+        sampler: which examples stand in a batch together, in place of an order; see
+            ``coreframe list samplers``. Default: none, the order is cut as it comes.
         own_negatives: how many of the documents known to be wrong (``Pairs.irrelevant``) each
             anchor gets as its own (``Batch.negatives``); where fewer are known, documents drawn
             at random among those that are not right fill up. 0 gives the known ones of the whole
@@ -148,6 +161,7 @@ class Batches:
     own_negatives: int = 0
     miner: Miner | None = None
     seed: int = 42
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         checks.flag(self, "drop_last")
@@ -156,6 +170,13 @@ class Batches:
         checks.number(self, "seed", minimum=0, integer=True)
         if not isinstance(self.order, Order):
             raise ArgumentTypeError(f"Batches.order must be an Order, got {self.order!r}")
+        if not isinstance(self.sampler, Sampler | None):
+            raise ArgumentTypeError(f"Batches.sampler must be a sampler, got {self.sampler!r}")
+        if self.sampler is not None and self.order != Order():
+            raise ArgumentError(
+                "Batches.order and Batches.sampler both say what comes when; give one of them "
+                "(the sampler 'ordered' is a curriculum)"
+            )
         if not isinstance(self.miner, Miner | None):
             raise ArgumentTypeError(f"Batches.miner must be a miner, got {self.miner!r}")
         self._next = 1
@@ -171,8 +192,26 @@ class Batches:
 
     def size(self, epoch: int) -> int:
         """Return the number of batches of an epoch, which a curriculum's pool can change."""
-        full, rest = divmod(self.order.count(len(self.pairs.examples), epoch), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return self._source.size(self.pairs, **self._asked(epoch))
+
+    @property
+    def _source(self) -> Sampler:
+        return self.order if self.sampler is None else self.sampler
+
+    def _asked(self, epoch: int) -> dict[str, Any]:
+        return {
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "epoch": epoch,
+            "drop_last": self.drop_last,
+        }
+
+    def sampled(self, epoch: int) -> Sequence[Ints]:
+        """Return the numbers of the examples of each batch of an epoch (from 1)."""
+        found = self._source.epoch(self.pairs, **self._asked(epoch))
+        if self.sampler is not None:
+            checked(self.sampler, found, len(self.pairs.examples), self.batch_size)
+        return found
 
     def __iter__(self) -> Epoch:
         return self.epoch(self._next)
@@ -193,10 +232,10 @@ class Epoch(Iterator[Batch]):
 
     def __init__(self, batches: Batches, number: int, done: int) -> None:
         self._source = batches
-        self._order = batches.order.of(batches.pairs, batches.seed, number)
+        self._batches = batches.sampled(number)
         self.number = number
         self.done = done
-        self.count = batches.size(number)
+        self.count = len(self._batches)
 
     @property
     def remaining(self) -> int:
@@ -211,8 +250,7 @@ class Epoch(Iterator[Batch]):
     def __next__(self) -> Batch:
         if not self.remaining:
             raise StopIteration
-        size, source = self._source.batch_size, self._source
-        chosen = self._order[self.done * size : (self.done + 1) * size]
+        source, chosen = self._source, np.asarray(self._batches[self.done])
         rng = None
         if source.own_negatives or source.miner is not None:
             rng = stream(source.seed, f"negatives {self.number}", self.done)
@@ -293,9 +331,8 @@ def _own_negatives(pairs: Pairs, rows: Ints, count: int, rng: Any) -> Ints:
 
 
 def _take(x: Array, rows: Ints) -> Array:
-    xp = namespace(x=x)
-    found: Any = xp.take(x, xp.asarray(rows.reshape(-1), device=device_of(x)), axis=0)
-    return found if rows.ndim == 1 else xp.reshape(found, (*rows.shape, x.shape[1]))
+    found: Any = take(x, rows.reshape(-1))
+    return found if rows.ndim == 1 else namespace(x=found).reshape(found, (*rows.shape, x.shape[1]))
 
 
 def _relation(relevance: ListedRelevance, queries: Ints, documents: Ints) -> Relation:
@@ -303,5 +340,24 @@ def _relation(relevance: ListedRelevance, queries: Ints, documents: Ints) -> Rel
     if relevance.is_single:
         # One right document a query: a false negative is the same document again.
         return Aligned(n, m, documents[:n], documents)
-    also_right = relevance.contains(queries[:, None], documents[None, :])
-    return masked(np.eye(n, m, dtype=bool), ~also_right)
+    # The places of right documents are few, so they are kept as a list, sorted by row.
+    order = np.argsort(documents, kind="stable")
+    found, row = relevance.of_queries(queries)
+    first = np.searchsorted(documents, found, sorter=order)
+    times = np.searchsorted(documents, found, side="right", sorter=order) - first
+    row = np.repeat(row, times)
+    before = np.repeat(np.cumsum(times) - times - first, times)
+    column = order[np.arange(len(row)) - before]
+
+    def tile(rows: slice, cols: slice, xp: Any, device: Any) -> tuple[Array, Array]:
+        shape = (rows.stop - rows.start, cols.stop - cols.start)
+        part = slice(*np.searchsorted(row, [rows.start, rows.stop]))
+        inside = (column[part] >= cols.start) & (column[part] < cols.stop)
+        negative = np.ones(shape, dtype=bool)
+        negative[row[part][inside] - rows.start, column[part][inside] - cols.start] = False
+        positive = np.zeros(shape, dtype=bool)
+        own = np.arange(max(rows.start, cols.start), min(rows.stop, cols.stop, n))
+        positive[own - rows.start, own - cols.start] = True
+        return xp.asarray(positive, device=device), xp.asarray(negative, device=device)
+
+    return Masked(tile, n, m)
