@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import count
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +32,7 @@ class Following(Callback):
             if isinstance(callback, Tracker):
                 callback.check()
         self.about = about
+        self._scope: str | None = None
         self._followers = [_Follower(callback) for callback in callbacks]
         self._fits: list[str] = []
 
@@ -47,12 +49,17 @@ class Following(Callback):
         for follower in self._followers:
             follower.close(state)
 
+    def scope(self, name: str) -> Following:
+        """Return the same for one fit, which trackers then call by this name."""
+        return _Lent(self, name)
+
     def on_start(self, run: Any) -> None:
         about = self.about or About(config=describe(run))
-        fit = _name(run)
+        fit = _name(run) if self._scope is None else self._scope
         if fit in self._fits:
-            fit = f"{fit}_{1 + sum(one.partition('_')[0] == fit for one in self._fits)}"
+            fit = next(n for i in count(2) if (n := f"{fit}_{i}") not in self._fits)
         self._fits.append(fit)
+        _log.info("fit %s begins", fit)
         for follower in self._followers:
             follower.start(run, about, fit, first=len(self._fits) == 1)
 
@@ -86,8 +93,9 @@ def following(callbacks: Sequence[Callback]) -> Following:
 class _Lent(Following):
     """A Following of an experiment, as one of its fits uses it: told, and not closed."""
 
-    def __init__(self, owner: Following) -> None:
+    def __init__(self, owner: Following, name: str | None = None) -> None:
         super().__init__([])
+        self._scope = owner._scope if name is None else name
         self._followers, self._fits, self.about = owner._followers, owner._fits, owner.about
 
     def __exit__(self, *_: Any) -> None:
