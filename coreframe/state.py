@@ -100,7 +100,8 @@ def encode(arrays: Mapping[str, Any], *, kind: str, meta: Mapping[str, Any] | No
         text = json.dumps({**head, "checksum": checksum(head)})
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"meta must be what JSON can hold: {error}") from None
-    return save(tensors, {"coreframe": text})
+    data: bytes = save(tensors, {"coreframe": text})
+    return data
 
 
 def load_state(
@@ -144,6 +145,8 @@ def decode(
     like: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what ``load_state`` returns for the bytes of a file; ``path`` is for errors."""
+    import numpy as np
+
     head, tensors = _read(data, Path(path))
     if head["kind"] != kind:
         raise ArtefactError(f"{path} holds the state of kind {head['kind']!r}, not {kind!r}")
@@ -155,6 +158,8 @@ def decode(
                 f"{path} holds {min(halves)} in bfloat16, which NumPy has not; give like= with "
                 "arrays of a library that has it"
             )
+        for name in columns & tensors.keys():
+            tensors[name] = np.asfortranarray(tensors[name])
         return {**numbers, **tensors}, head["meta"]
     dtypes = {n: "bfloat16" if n in halves else _dtype_name(x) for n, x in tensors.items()}
     if problems := _differences(like, numbers, tensors, dtypes):

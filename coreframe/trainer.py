@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +14,14 @@ from coreframe.artefact import SIDES as SIDES_OF_MAPS
 from coreframe.artefact import Side
 from coreframe.backend import choose_backend
 from coreframe.callbacks import Callback
+from coreframe.checkpoint import Checkpoints, Scope, scope_of
 from coreframe.config.settings import SIDES
 from coreframe.data.batches import Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.evaluation import metrics
 from coreframe.following import following
-from coreframe.loop import Run, Setup, Trainer
+from coreframe.loop import EVALUATIONS, Run, Setup, Trainer
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
@@ -51,11 +53,15 @@ def fit(
     max_grad_norm: float | None = None,
     max_grad_value: float | None = None,
     ema_decay: float | Scheduler | None = None,
+    eval_strategy: str | None = None,
+    eval_steps: int | None = None,
+    max_skipped_steps: int | None = 10,
     metric: str = "ndcg@10",
     seed: int = 42,
     backend: str | None = None,
     base_model: str | None = None,
     callbacks: Sequence[str | Callback] = (),
+    checkpoints: Checkpoints | Scope | None = None,
 ) -> Run:
     """Train an adapter on pairs, and keep the epoch that is best on ``dev``.
 
@@ -95,6 +101,13 @@ def fit(
             not at all.
         ema_decay: in [0, 1), keep and evaluate an exponential moving average of the parameters.
             Default: none is kept.
+        eval_strategy: when ``dev`` is evaluated, beside the start: after each epoch, every
+            ``eval_steps`` updates ("steps") and at the end, or, with "no", at the end alone, whose
+            parameters are then kept. Default: epoch, or steps where eval_steps is given.
+        eval_steps: updates between two evaluations, >= 1. Default: none.
+        max_skipped_steps: how many updates in a row may be left out because they are not finite,
+            >= 1; then ``Diverged`` says which array and which rows were, and what helps. None goes
+            on for ever. Default: 10; fewer may be a batch's fault, more are the run's.
         metric: what "best" means: recall, precision, accuracy, mrr, map or ndcg, each with a depth
             as in recall@10, or r_precision. Default: ndcg@10, which sees the order too.
         seed: all draws follow from it, the same on every backend. Default: 42.
@@ -103,10 +116,14 @@ def fit(
         base_model: the name of the model that the vectors come from, stored with the adapter.
             Default: not known.
         callbacks: told about each step and evaluation; they may stop the run. Default: none.
+        checkpoints: where the run saves its state, and from where it goes on: see
+            ``Checkpoints``. Default: none, nothing is saved.
 
     Shapes: pairs of queries (q, d) and documents (c, d); the adapter of the ``Run`` takes (n, d).
 
-    Edges: a step whose loss or gradient is not finite is skipped and counted; where no epoch is
+    Edges: a step whose loss or gradient is not finite is skipped, counted and, for the first few,
+    explained (``Run.findings``). ``Interrupted`` is raised where the checkpoints are asked to stop,
+    once the step is done and saved. Where no epoch is
     better than the start, the start is kept. One pair alone is an error.
 
     Cost: an epoch calls the loss on every batch, and evaluates dev once.
@@ -129,9 +146,11 @@ def fit(
         ("gradient_accumulation_steps", gradient_accumulation_steps),
         ("mini_batch_size", 1 if mini_batch_size is None else mini_batch_size),
     ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ArgumentError(f"{name} must be a whole number from 1, got {number!r}")
+        _from_1(name, number)
     metrics.parse(metric)
+    evaluated = _evaluated(eval_strategy, eval_steps)
+    if max_skipped_steps is not None:
+        _from_1("max_skipped_steps", max_skipped_steps)
     for name, limit in (("max_grad_norm", max_grad_norm), ("max_grad_value", max_grad_value)):
         if limit is None:
             continue
@@ -163,6 +182,9 @@ def fit(
         max_grad_norm=max_grad_norm,
         max_grad_value=max_grad_value,
         ema_decay=ema_decay,
+        eval_strategy=evaluated,
+        eval_steps=eval_steps,
+        max_skipped_steps=max_skipped_steps,
         metric=metric,
         seed=seed,
         base_model=base_model,
@@ -174,9 +196,32 @@ def fit(
         )
     choice = choose_backend(backend, like=train.queries)
     followers = [_component("callbacks", c, Callback) for c in callbacks]
-    with following(followers) as told:
-        run = Trainer(setup, train, dev, choice.backend, [told]).run()
+    scope = scope_of(checkpoints)
+    with following(followers) as told, scope or nullcontext():
+        run = Trainer(setup, train, dev, choice.backend, [told], scope).run()
     return replace(run, backend_source=choice.source)
+
+
+def _from_1(name: str, number: object) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ArgumentError(f"{name} must be a whole number from 1, got {number!r}")
+
+
+def _evaluated(strategy: str | None, steps: int | None) -> str:
+    """Return when dev is evaluated, from what was given of it."""
+    found = strategy or ("epoch" if steps is None else "steps")
+    if found not in EVALUATIONS:
+        raise ArgumentError(
+            f"eval_strategy must be one of {', '.join(EVALUATIONS)}, got {strategy!r}"
+        )
+    if (found == "steps") != (steps is not None):
+        raise ArgumentError(
+            f"eval_strategy={strategy!r} and eval_steps={steps!r} do not go together: eval_steps "
+            "is for 'steps', and that needs it"
+        )
+    if steps is not None:
+        _from_1("eval_steps", steps)
+    return found
 
 
 def _start(given: Any) -> ClosedForm | Mapping[str, Side] | None:

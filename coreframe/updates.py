@@ -22,6 +22,7 @@ from coreframe.gradients import (
     clip_by_value,
     global_norm,
 )
+from coreframe.guard import Skips
 from coreframe.loss import Loss
 from coreframe.optimizer import Optimizer, Rule
 from coreframe.regularizer import Regularizer
@@ -42,6 +43,7 @@ class Updates:
         max_grad_norm: float | None = None,
         max_grad_value: float | None = None,
         ema_decay: float | Scheduler | None = None,
+        max_skipped_steps: int | None = None,
     ) -> None:
         if not optimizer.rules and hasattr(optimizer, "weight_decay"):
             no_decay = Rule(lambda _, x: x.ndim <= 1, {"weight_decay": 0.0})
@@ -57,12 +59,40 @@ class Updates:
         self.average = None if ema_decay is None else MovingAverage(decay=ema_decay)
         self.smooth = {} if self.average is None else self.average.init(self.copy())
         self.done = 0
-        self._skipped: Any = 0
+        self.skips = Skips(max_skipped_steps)
+        self.lost = False
+        """Whether the host has seen the last update to be left out."""
 
     @property
     def skipped(self) -> int:
         """How many updates were left out because loss or gradients were not finite."""
-        return int(self._skipped)
+        return int(self.skips.total)
+
+    def arrays(self) -> dict[str, Any]:
+        """Return all that an update moves, by names that say what it is."""
+        return {
+            **named("params", self.params),
+            **named("optimizer", self.state),
+            **named("average", self.smooth),
+        }
+
+    def restore(self, arrays: Mapping[str, Any], done: int, skipped: int, streak: int) -> None:
+        """Go on from ``arrays`` as they were after ``done`` updates.
+
+        Raises ArgumentError unless they are of exactly these parameters and this optimizer.
+        """
+        now = self.arrays()
+        wrong = [name for name in now if _kind(arrays.get(name)) != _kind(now[name])]
+        if wrong or len(arrays) != len(now):
+            names = wrong or [name for name in arrays if name not in now]
+            raise ArgumentError(
+                f"the saved {names[0]} is {_kind(arrays.get(names[0]))}, "
+                f"the run's is {_kind(now.get(names[0]))}"
+            )
+        self.params, self.state = under("params", arrays), under("optimizer", arrays)
+        self.smooth = under("average", arrays)
+        self.done = done
+        self.skips.restore(skipped, streak)
 
     def copy(self) -> Params:
         """Return the parameters as they are now, for keeping."""
@@ -88,9 +118,15 @@ class Updates:
         now = resolve(self.optimizer, progress)
         average = None if self.average is None else resolve(self.average, progress)
         seen = checks.visible(value)
-        if seen and not bool(sound):
+        self.lost = seen and not bool(sound)
+        if seen:
+            self.skips.seen(not self.lost, self.done)
+        else:
+            sound = self.skips.allowed(sound, xp)
+            norm = xp.where(sound, norm, xp.nan * xp.ones_like(norm))
+            self.skips.unseen(sound, self.done, xp)
+        if self.lost:
             self.state = {**self.state, "step": self.state["step"] + 1}
-            self._skipped += 1
         else:
             if self.done == 0:
                 params, state = _checked_update(now, self.params, grads, self.state)
@@ -100,7 +136,6 @@ class Updates:
             if not seen:
                 params = _choose(sound, params, self.params, xp)
                 state = _choose(sound, state, self.state, xp)
-                self._skipped = self._skipped + xp.astype(~sound, xp.int32)
             self.params, self.state = params, state
             if average is not None:
                 smooth = average.update(self.smooth, params)
@@ -136,6 +171,13 @@ class Updates:
 
 def _copied(params: Params, xp: Any) -> dict[str, Array]:
     return {name: xp.asarray(x, copy=True) for name, x in params.items()}
+
+
+def _kind(x: Any) -> str:
+    """Return what must agree: the shape and dtype of an array, the type of a number."""
+    if hasattr(x, "dtype"):
+        return f"{str(x.dtype).rpartition('.')[-1]} {tuple(x.shape)}"
+    return "nothing" if x is None else f"a number ({type(x).__name__})"
 
 
 def _checked_update(

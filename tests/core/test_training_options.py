@@ -136,7 +136,8 @@ def test_one_bad_batch_leaves_its_whole_window_out() -> None:
         max_grad_norm=100.0,
         ema_decay=0.5,
     )
-    assert (len(calls), run.skipped_steps, run.history[-1]["step"]) == (3, 1, 2)
+    again = 2  # a second pass over the window that was left out
+    assert (len(calls), run.skipped_steps, run.history[-1]["step"]) == (3 + again, 1, 2)
     # The first window is left out, so the last one starts at the start, as does the average.
     want = np.eye(4) - 0.5 * 0.5 * gradient(pairs, slice(8, 12), np.eye(4))
     assert_near(run.params["adapter.W"], want)

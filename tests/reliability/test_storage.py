@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: when calls fail, when the power goes, when bytes change."""
+"""Files are written whole or not at all: calls fail, the power goes, bytes change."""
 
 from __future__ import annotations
 
