@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import coreframe
-from coreframe.cli import export, look, train
+from coreframe.cli import apply, compare, evaluate, export, logs, look, train
 from coreframe.cli.common import BAD_DATA, FAILED, INTERRUPTED, NOT_BETTER, USAGE
 from coreframe.errors import (
     CoreframeError,
@@ -35,7 +35,8 @@ def run(arguments: list[str] | None = None) -> int:
         warnings.simplefilter("always", PluginWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            code = main.main(args=words, prog_name="coreframe", standalone_mode=False)
+            with logs.shown():
+                code = main.main(args=words, prog_name="coreframe", standalone_mode=False)
             return code if isinstance(code, int) else 0
         except click.exceptions.Exit as exit_:
             return exit_.exit_code
@@ -73,7 +74,10 @@ def main() -> None:
 for command in (
     train.demo,
     train.train,
+    evaluate.evaluate,
+    compare.compare,
     export.export,
+    apply.apply,
     look.list_,
     look.show,
     look.plugins,
