@@ -49,7 +49,12 @@ metric = "ndcg@10"
 """
 """The run of a user who gives no file."""
 
-_ROLES = ("anchor", "positive", "negative", "group", "weight", "difficulty")
+_ROLES = (
+    "anchor", "positive", "negative", "anchor_id", "positive_id", "negative_id", "label", "group",
+    "time", "weight", "difficulty",
+)  # fmt: skip
+SPLITS = ("auto", "random", "group", "time", "given")
+LEAKAGE = ("drop", "keep", "refuse")
 SIDES = ("query", "both")
 CURRICULA = ("quality", "difficulty")
 STARTS = ("auto", "identity", "whitening", "procrustes")
@@ -60,18 +65,34 @@ class DataSettings:
     """How rows are read and split.
 
     Args:
-        dev, test: shares of the rows, in (0, 1), together below 1; the rest is for training.
-        anchor, positive, negative, group, weight, difficulty: names of columns; None finds them.
+        dev, test: shares of the queries, in (0, 1), together below 1; the rest is for training.
+        split: random, group (of a column), time (the latest are the test), given (by the data), or
+            auto: given where the data has parts, else random.
+        leakage: what happens to queries of given parts, or of a split by time, that stand in
+            several: drop leaves them out of the earlier part, keep leaves them, refuse is an error.
+        minimum_score: in (0, 1], the graded score from which a pair of texts is right.
+        anchor, positive, negative, anchor_id, positive_id, negative_id, label, group, time, weight,
+            difficulty: names of columns; None finds them.
+        split_column: name of the column that gives the part of a row; None finds it.
     """
 
     dev: float = 0.1
     test: float = 0.2
+    split: str = "auto"
+    leakage: str = "drop"
+    minimum_score: float = 0.5
     anchor: str | None = None
     positive: str | None = None
     negative: str | None = None
+    anchor_id: str | None = None
+    positive_id: str | None = None
+    negative_id: str | None = None
+    label: str | None = None
     group: str | None = None
+    time: str | None = None
     weight: str | None = None
     difficulty: str | None = None
+    split_column: str | None = None
 
     def __post_init__(self) -> None:
         checks.number(self, "dev", above=0, below=1)
@@ -81,7 +102,10 @@ class DataSettings:
                 f"DataSettings.dev and test must leave rows for training: "
                 f"together below 1, got {self.dev:g} + {self.test:g}"
             )
-        for name in _ROLES:
+        checks.choice(self, "split", SPLITS)
+        checks.choice(self, "leakage", LEAKAGE)
+        checks.number(self, "minimum_score", above=0, maximum=1)
+        for name in (*_ROLES, "split_column"):
             _optional_text(self, name)
         taken: dict[str, str] = {}
         for role, column in self.columns.items():
@@ -95,7 +119,7 @@ class DataSettings:
     @property
     def columns(self) -> dict[str, str]:
         """The columns that are named, by role."""
-        named = {role: getattr(self, role) for role in _ROLES}
+        named = {role: getattr(self, role) for role in _ROLES} | {"split": self.split_column}
         return {role: column for role, column in named.items() if column is not None}
 
 
@@ -122,6 +146,7 @@ class TrainSettings:
         max_grad_norm: > 0, the norm that gradients are clipped to; None leaves them.
         max_grad_value: > 0, the size that each entry is clipped to; None leaves them.
         ema_decay: in [0, 1), average the parameters exponentially; None does not.
+        run_name: what trackers call the run; None leaves it to them.
     """
 
     epochs: int = 30
@@ -141,6 +166,7 @@ class TrainSettings:
     max_grad_norm: float | None = None
     max_grad_value: float | None = None
     ema_decay: float | Scheduler | None = None
+    run_name: str | None = None
 
     def __post_init__(self) -> None:
         checks.number(self, "epochs", minimum=1, integer=True)
@@ -149,6 +175,7 @@ class TrainSettings:
         checks.choice(self, "start", STARTS)
         checks.number(self, "seed", minimum=0, integer=True)
         _optional_text(self, "backend")
+        _optional_text(self, "run_name")
         if self.curriculum is not None:
             checks.choice(self, "curriculum", CURRICULA)
         checks.number(self, "curriculum_epochs", minimum=1, integer=True)

@@ -1,160 +1,282 @@
-"""From the files a user names to Pairs: texts are embedded, vectors are taken as they are."""
+"""From what a user names to Pairs: texts are embedded, vectors are taken as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from coreframe.config import RunConfig
-from coreframe.data.files import Rows, read_labels, read_rows, read_vectors
-from coreframe.data.pairs import Pairs, join_groups
-from coreframe.data.relevance import Ints
+from coreframe.config import RunConfig, default
+from coreframe.data import seeing, sources
+from coreframe.data.array_files import open_npy, read_labels
+from coreframe.data.files import Rows
+from coreframe.data.joining import PARTS, Joined, join
+from coreframe.data.pairs import Pairs
+from coreframe.data.relevance import Floats, Ints
+from coreframe.data.spool import take_rows
+from coreframe.data.vectors import Vectors, open_vectors
+from coreframe.embedder import embed_both
 from coreframe.errors import ArgumentError, DataError
+
+File = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """Pairs, the files they came from, what is worth telling, and what made the vectors."""
+    """Pairs, the files they came from, what is worth telling, and what made the vectors.
+
+    Attributes:
+        pairs: of all parts.
+        files: that were read.
+        notes: lines about the data: the columns, the vectors, and what is odd about them.
+        base_model: of the vectors, if it is known.
+        parts: (q,) the given part of each query, 0 train, 1 dev, 2 test; or None.
+        times: (q,) the time of each query, or None.
+        has_groups: whether a column said which queries belong together.
+    """
 
     pairs: Pairs
     files: tuple[Path, ...]
     notes: tuple[str, ...]
     base_model: str | None
+    parts: Ints | None = None
+    times: Floats | None = None
+    has_groups: bool = False
+
+    def part(self, name: str) -> Pairs:
+        """Return the queries of one given part: train, dev or test."""
+        if name not in PARTS:
+            raise ArgumentError(f"name must be train, dev or test, got {name!r}")
+        found: Any = [] if self.parts is None else np.nonzero(self.parts == PARTS.index(name))[0]
+        if not len(found):
+            raise DataError(f"the data has no given part {name!r}")
+        return self.pairs.take(found)
 
 
 def load_pairs(
-    data: Sequence[Path],
+    data: Any,
     *,
-    queries: Path | None = None,
-    documents: Path | None = None,
-    config: RunConfig,
+    queries: File | None = None,
+    documents: File | None = None,
+    corpus: File | None = None,
+    config: RunConfig | None = None,
 ) -> Loaded:
-    """Load one file of pairs (with texts, or with vectors beside it), or X.npy and y.npy.
+    """Load pairs of texts or ids, a set for retrieval, or labelled texts or vectors.
 
-    With vectors, line i goes with row i of both arrays, unless the columns ``anchor_id`` and
-    ``positive_id`` name rows. Raises DataError for anything that does not fit together.
+    Args:
+        data: a path, an object with columns (a data set of Hugging Face, a data frame, a list of
+            rows), or a sequence of one of them; or of two paths, X.npy with vectors and y.npy with
+            labels. See docs/data.md for every form.
+        queries, documents: files of vectors. Row i goes with row i of the data, unless the data
+            has columns of ids, which name rows or ids of these files. Documents that no row names
+            belong to the collection that is searched.
+        corpus: a file of more documents of the collection: texts, or with ``documents`` vectors.
+        config: its ``[data]`` names columns, its embedder makes vectors of texts. Default: that
+            of a run without a file.
+
+    Raises DataError for anything that is broken or does not fit together, and says where.
     """
-    vectors = [path for path in data if path.suffix == ".npy"]
-    if len(data) == 2 and len(vectors) == 2:
-        if queries is not None or documents is not None:
-            raise ArgumentError("--queries and --documents go with a file of pairs, not with X, y")
-        x = read_vectors(data[0])
-        pairs = Pairs.labelled(x, read_labels(data[1], len(x)))
-        note = f"columns {len(x):,} vectors with labels; equal labels belong together"
-        return Loaded(pairs, tuple(data), (note,), None)
-    if len(data) != 1 or vectors:
+    config = config or default()
+    given = list(data) if isinstance(data, list | tuple) and _are_sources(data) else [data]
+    if len(given) == 2 and all(_is_npy(source) for source in given):
+        return _labelled_vectors(given, queries, documents, corpus)
+    if len(given) != 1 or (_is_npy(given[0]) and queries is None):
         raise ArgumentError(
-            "DATA is one file of pairs (.jsonl or .parquet), or two: X.npy with vectors and "
-            f"y.npy with labels; got {', '.join(map(str, data))}"
+            "DATA is one file of pairs (such as .jsonl, .csv or .parquet), one folder, or two: "
+            f"X.npy with vectors and y.npy with labels; got {', '.join(map(str, given))}"
         )
     if (queries is None) != (documents is None):
         raise ArgumentError("--queries and --documents go together: vectors of both sides")
-    rows = read_rows(data[0], columns=config.data.columns)
-    notes = ["columns " + ", ".join(f"{column} = {role}" for role, column in rows.mapping.items())]
-    keep = _positive_rows(rows, data[0])
-    if len(keep) < rows.count:
-        notes.append(f"rows    {rows.count - len(keep):,} labelled 0 are left out")
-    if queries is None or documents is None:
-        if rows.anchors is None or rows.positives is None:
-            raise DataError(
-                f"{data[0]} has ids but no texts; give their vectors with --queries and --documents"
-            )
-        pairs = Pairs.from_texts(
-            [rows.anchors[i] for i in keep],
-            [rows.positives[i] for i in keep],
-            config.embedder,
-            negatives=None if rows.negatives is None else [rows.negatives[i] for i in keep],
-            groups=None if rows.group is None else [rows.group[i] for i in keep],
-            **_numbers(rows, keep),
-        )
-        name = type(config.embedder).__name__
-        return Loaded(pairs, (data[0],), tuple(notes), f"coreframe:{name}")
-    pairs = _with_vectors(rows, keep, read_vectors(queries), read_vectors(documents), data[0])
-    return Loaded(pairs, (data[0], queries, documents), tuple(notes), None)
-
-
-def _positive_rows(rows: Rows, path: Path) -> list[int]:
-    """Return the rows that are pairs: all, or those labelled 1 where there are labels 0 and 1."""
-    if rows.labels is None:
-        return list(range(rows.count))
-    if not set(rows.labels) <= {0, 1, "0", "1"}:
-        column = rows.mapping["label"]
-        raise DataError(
-            f"{path}: column {column!r} has values other than 0 and 1; graded scores cannot be "
-            "trained on yet, so turn them into 0 and 1 or drop the column"
-        )
-    keep = [i for i, label in enumerate(rows.labels) if str(label) in ("1", "1.0")]
-    if not keep:
-        raise DataError(f"{path}: no row has the label 1")
-    return keep
-
-
-def _with_vectors(rows: Rows, keep: list[int], q: Any, d: Any, path: Path) -> Pairs:
-    """Join rows with vectors, by row number or by ids; equal texts or vectors become one."""
-    if rows.negatives is not None:
-        raise DataError(
-            f"{path} has a column of negatives, but --documents holds one vector a row: that of "
-            "the positive; drop the column, or let the texts be embedded"
-        )
-    if (rows.anchor_ids is None) != (rows.positive_ids is None):
-        raise DataError(f"{path} needs both anchor_id and positive_id, or neither")
-    if rows.anchor_ids is not None and rows.positive_ids is not None:
-        left = _row_numbers(rows.anchor_ids, len(q), "anchor_id", path)
-        right = _row_numbers(rows.positive_ids, len(d), "positive_id", path)
-        query_texts = document_texts = None
+    seen = seeing.Notes()
+    made: tuple[Pairs, Joined, str | None]
+    if _is_npy(given[0]):
+        found = sources.of_numbers(open_npy(os.fspath(given[0])), os.fspath(given[0]))
     else:
-        for name, x in (("--queries", q), ("--documents", d)):
-            if len(x) != rows.count:
-                raise DataError(
-                    f"{name} has {len(x)} vectors for {rows.count} rows of {path}; line i goes "
-                    "with row i, unless columns anchor_id and positive_id name rows"
-                )
-        first_q, left = _unique(rows.anchors, q)
-        first_d, right = _unique(rows.positives, d)
-        q, d = np.asarray(q)[first_q], np.asarray(d)[first_d]
-        query_texts = None if rows.anchors is None else [rows.anchors[i] for i in first_q]
-        document_texts = None if rows.positives is None else [rows.positives[i] for i in first_d]
-    chosen = np.asarray(keep)
-    groups = None if rows.group is None else join_groups(left, rows.group, len(q))
-    pairs = Pairs(
-        q,
-        d,
-        np.stack([left[chosen], right[chosen]], axis=1),
+        found = sources.read(given[0], config.data)
+    for line in found.notes:
+        seen.say(line)
+    if found.classes is not None:
+        if queries is not None or corpus is not None:
+            raise ArgumentError("--queries, --documents and --corpus go with pairs, not classes")
+        return _classes(found.classes, found, config, seen)
+    files = [*map(Path, found.files)]
+    if queries is not None and documents is not None:
+        q, d = open_vectors(queries), open_vectors(documents)
+        files += [Path(queries), Path(documents)]
+        if corpus is not None:
+            d = sources.more_vectors(d, open_vectors(corpus))
+            files.append(Path(corpus))
+        made = _with_vectors(found, q, d, config, seen)
+    elif found.has_vectors:
+        if corpus is not None:
+            raise ArgumentError(
+                "--corpus goes with texts, or with --queries and --documents; the rows of "
+                f"{found.name} have vectors of their own"
+            )
+        made = _own_vectors(found, config, seen)
+    else:
+        texts = []
+        if corpus is not None:
+            texts = sources.corpus_texts(corpus)
+            files.append(Path(corpus))
+        made = _embedded(found, texts, config, seen)
+    pairs, joined, base_model = made
+    seen.of_pairs(pairs)
+    return Loaded(
+        pairs,
+        tuple(files),
+        tuple(seen.lines),
+        base_model,
+        joined.parts,
+        joined.times,
+        joined.groups is not None,
+    )
+
+
+def _are_sources(data: Sequence[Any]) -> bool:
+    """Say whether a list holds sources, and not rows."""
+    return not data or not all(isinstance(entry, Mapping) for entry in data)
+
+
+def _is_npy(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(".npy")
+
+
+# Three ways to vectors --------------------------------------------------------------------------
+
+
+def _embedded(
+    found: sources.Found, corpus: list[str], config: RunConfig, seen: seeing.Notes
+) -> tuple[Pairs, Joined, str]:
+    """Let the embedder make the vectors of all texts."""
+    judged, left, right = found.by_text()
+    right += list(dict.fromkeys(corpus).keys() - dict.fromkeys(right).keys()) if corpus else []
+    joined = _join(judged, found, len(right), config, seen)
+    texts = [left[i] for i in joined.source.tolist()]
+    unique = list(dict.fromkeys(texts))
+    q, d = embed_both(config.embedder, unique, right)
+    if len(unique) < len(texts):
+        place = {text: i for i, text in enumerate(unique)}
+        q = np.asarray(q)[[place[text] for text in texts]]
+    name = f"coreframe:{type(config.embedder).__name__}"
+    return _pairs(joined, q, d, texts, right), joined, name
+
+
+def _with_vectors(
+    found: sources.Found, q: Vectors, d: Vectors, config: RunConfig, seen: seeing.Notes
+) -> tuple[Pairs, Joined, None]:
+    """Join rows with vectors of both sides, each by ids or row numbers, or by line."""
+    for side, vectors in (("queries", q), ("documents", d)):
+        seen.of_vectors(side, vectors)
+    judged, left, right = found.by_vectors(q, d)
+    documents, kept = d.array, right.rows
+    if kept is not None:
+        documents = take_rows(documents, kept)
+    joined = _join(judged, found, len(documents), config, seen)
+    rows = joined.source if left.rows is None else left.rows[joined.source]
+    texts = None if left.texts is None else [left.texts[i] for i in joined.source.tolist()]
+    pairs = _pairs(joined, take_rows(q.array, rows), documents, texts, right.texts)
+    return pairs, joined, None
+
+
+def _own_vectors(
+    found: sources.Found, config: RunConfig, seen: seeing.Notes
+) -> tuple[Pairs, Joined, None]:
+    """Take the vectors that stand in the rows themselves."""
+    q, d = found.own_vectors()
+    for side, vectors in (("queries", q), ("documents", d)):
+        seen.of_vectors(side, vectors)
+    judged, left, right = found.by_own_vectors(q, d)
+    assert left.rows is not None
+    assert right.rows is not None
+    documents = take_rows(d.array, right.rows)
+    joined = _join(judged, found, len(documents), config, seen)
+    texts = None if left.texts is None else [left.texts[i] for i in joined.source.tolist()]
+    asked = take_rows(q.array, left.rows[joined.source])
+    return _pairs(joined, asked, documents, texts, right.texts), joined, None
+
+
+def _join(
+    judged: Any, found: sources.Found, documents: int, config: RunConfig, seen: seeing.Notes
+) -> Joined:
+    least = found.minimum_grade or config.data.minimum_score
+    joined = join(judged, documents, minimum_grade=least, name=found.name)
+    seen.of_judgements(joined, judged, least)
+    return joined
+
+
+def _pairs(
+    joined: Joined,
+    queries: Any,
+    documents: Any,
+    query_texts: list[str] | None,
+    document_texts: Sequence[str] | None,
+) -> Pairs:
+    return Pairs(
+        queries,
+        documents,
+        relevance=joined.relevance,
         query_texts=query_texts,
         document_texts=document_texts,
-        groups=groups,
-        **_numbers(rows, keep),
+        groups=joined.groups,
+        irrelevant=joined.irrelevant,
+        weights=joined.weights,
+        difficulty=joined.difficulty,
     )
-    asked = np.unique(left[chosen])
-    return pairs if len(asked) == len(q) else pairs.take(asked)
 
 
-def _numbers(rows: Rows, keep: list[int]) -> dict[str, Any]:
-    """Return the weight and the difficulty of the rows that are kept, where there are such."""
-    columns = {"weights": rows.weights, "difficulty": rows.difficulty}
-    return {k: None if x is None else [x[i] for i in keep] for k, x in columns.items()}
+# Classes ----------------------------------------------------------------------------------------
 
 
-def _row_numbers(ids: Sequence[Any], count: int, column: str, path: Path) -> Ints:
-    """Check ids that name rows of an array of vectors."""
-    for line, number in enumerate(ids, 1):
-        if not isinstance(number, int) or not 0 <= number < count:
-            raise DataError(
-                f"{path}, row {line}: {column} must be a row number from 0 to {count - 1}, "
-                f"got {number!r}"
-            )
-    return np.asarray(ids, dtype=np.int64)
+def _labelled_vectors(
+    given: Sequence[File], queries: object, documents: object, corpus: object
+) -> Loaded:
+    if queries is not None or documents is not None or corpus is not None:
+        raise ArgumentError("--queries and --documents go with a file of pairs, not with X, y")
+    x = open_vectors(given[0])
+    y = read_labels(given[1], len(x))
+    seen = seeing.Notes()
+    seen.say(f"columns {len(x):,} vectors with labels; equal labels belong together")
+    seen.of_vectors("vectors", x)
+    seen.of_classes(y)
+    return Loaded(Pairs.labelled(x.array, y), tuple(map(Path, given)), tuple(seen.lines), None)
 
 
-def _unique(texts: Sequence[str] | None, vectors: Any) -> tuple[Ints, Ints]:
-    """Return the first row of each different text (or vector), and which of them each row is."""
-    keys: Sequence[Any] = texts if texts is not None else [x.tobytes() for x in np.asarray(vectors)]
-    place: dict[Any, int] = {}
-    of_row = np.array([place.setdefault(key, len(place)) for key in keys], dtype=np.int64)
-    first = np.full(len(place), -1)
-    first[of_row[::-1]] = np.arange(len(of_row))[::-1]
-    return first, of_row
+def _classes(rows: Rows, found: sources.Found, config: RunConfig, seen: seeing.Notes) -> Loaded:
+    """Make labelled data of texts, or of vectors, with a class in each row."""
+    assert rows.labels is not None
+    labels: NDArray[Any] = np.asarray(rows.labels)
+    if labels.dtype.kind == "f" and (labels == np.round(labels)).all():
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind == "f":
+        raise DataError(
+            f"{rows.name}: {rows.mapping['label']!r} must hold classes, whole numbers or texts, "
+            f"got {labels[labels != np.round(labels)][0]:g}"
+        )
+    base_model = None
+    if "text" in rows.vectors:
+        own = sources.as_vectors(rows.vectors["text"], rows.name)
+        x = own.array
+        seen.of_vectors("vectors", own)
+    else:
+        assert rows.texts is not None
+        texts = list(dict.fromkeys(rows.texts))
+        place = {text: i for i, text in enumerate(texts)}
+        x = np.asarray(config.embedder.embed(texts))[[place[text] for text in rows.texts]]
+        base_model = f"coreframe:{type(config.embedder).__name__}"
+    seen.of_classes(labels)
+    pairs = Pairs.labelled(x, labels)
+    files = tuple(map(Path, found.files))
+    return Loaded(
+        pairs,
+        files,
+        tuple(seen.lines),
+        base_model,
+        found.parts_of_rows(),
+        None if rows.times is None else np.asarray(rows.times),
+    )

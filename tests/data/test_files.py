@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coreframe.data.files import Rows, column_roles, read_labels, read_rows, read_vectors
+from coreframe.data.array_files import read_labels
+from coreframe.data.files import NAMES, Rows, column_roles, read_rows
+from coreframe.data.vectors import read_vectors
 from coreframe.errors import ArgumentError, DataError, MissingExtra
 
 
@@ -51,7 +53,60 @@ ROLES: list[tuple[str, dict[str, str], dict[str, str]]] = [
     ),
     ("anchor_id positive_id x", {}, {"anchor_id": "anchor_id", "positive_id": "positive_id"}),
     ("text positive_id", {}, {"anchor": "text", "positive_id": "positive_id"}),
-]
+    ("text label", {}, {"label": "label", "text": "text"}),
+    ("idx sentence label", {}, {"label": "label", "text": "sentence"}),
+    (
+        "id sentence1 sentence2 score",
+        {},
+        {"anchor": "sentence1", "positive": "sentence2", "label": "score"},
+    ),
+    ("text2 text1 label", {}, {"anchor": "text1", "positive": "text2", "label": "label"}),
+    (
+        "query-id corpus-id score",
+        {},
+        {"anchor_id": "query-id", "positive_id": "corpus-id", "label": "score"},
+    ),
+    (
+        "query_id positive_id negative_id",
+        {},
+        {"anchor_id": "query_id", "positive_id": "positive_id", "negative_id": "negative_id"},
+    ),
+    (
+        "anchor positive negative_2 negative_10 negative_1",
+        {},
+        {
+            "anchor": "anchor", "positive": "positive", "negative_1": "negative_1",
+            "negative_2": "negative_2", "negative_10": "negative_10",
+        },
+    ),
+    ("a b negative_0", {}, {"anchor": "a", "positive": "b", "negative_0": "negative_0"}),
+    (
+        "query pos neg pos_scores neg_scores prompt",
+        {},
+        {
+            "anchor": "query", "positive": "pos", "negative": "neg", "prompt": "prompt",
+            "positive_score": "pos_scores", "negative_score": "neg_scores",
+        },
+    ),
+    ("time date a b split", {}, {"anchor": "a", "positive": "b", "time": "time", "split": "split"}),
+    ("vector label", {}, {"label": "label", "text_vector": "vector"}),
+    (
+        "query query_embedding answer positive_embedding embedding",
+        {},
+        {
+            "anchor": "query", "positive": "answer", "anchor_vector": "query_embedding",
+            "positive_vector": "positive_embedding",
+        },
+    ),
+    (
+        "anchor_embedding positive_embedding negative_1 negative_1_embedding",
+        {},
+        {
+            "negative_1": "negative_1", "anchor_vector": "anchor_embedding",
+            "positive_vector": "positive_embedding", "negative_1_vector": "negative_1_embedding",
+        },
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("names", "given", "expected"), ROLES)
@@ -59,24 +114,19 @@ def test_columns_are_found(names: str, given: dict[str, str], expected: dict[str
     assert column_roles(names.split(), given) == expected
 
 
+POSITIVE = " or ".join(map(repr, NAMES["positive"]))
 MISSING: list[tuple[str, dict[str, str], str]] = [
     (
         "anchor x y",
         {},
-        "the data has no column for the positive: expected 'positive' or 'answer' or 'document' "
-        "or 'pos' or 'output'. Its columns: 'anchor', 'x', 'y'.",
+        f"the data has no column for the positive: expected {POSITIVE}. "
+        "Its columns: 'anchor', 'x', 'y'.",
     ),
     (
         "anchor postive note",
         {},
-        "the data has no column for the positive: expected 'positive' or 'answer' or 'document' "
-        "or 'pos' or 'output'. Its columns: 'anchor', 'postive', 'note'. Did you mean 'postive'?",
-    ),
-    (
-        "text label",
-        {},
-        "the data has no column for the positive: expected 'positive' or 'answer' or 'document' "
-        "or 'pos' or 'output'. Its columns: 'text', 'label'.",
+        f"the data has no column for the positive: expected {POSITIVE}. "
+        "Its columns: 'anchor', 'postive', 'note'. Did you mean 'postive'?",
     ),
     (
         "german english",
@@ -92,8 +142,7 @@ MISSING: list[tuple[str, dict[str, str], str]] = [
     (
         "",
         {},
-        "the data has no column for the positive: expected 'positive' or 'answer' or 'document' "
-        "or 'pos' or 'output'. Its columns: none.",
+        f"the data has no column for the positive: expected {POSITIVE}. Its columns: none.",
     ),
 ]
 
@@ -114,40 +163,47 @@ def test_an_unknown_role() -> None:
 # JSON lines
 
 
+def fields_of(rows: Rows) -> dict[str, Any]:
+    """Return what was found, without what is the same everywhere."""
+    plain = ("name", "format", "places", "count", "vectors", "mapping", "unused")
+    return {k: v for k, v in vars(rows).items() if v is not None and k not in plain}
+
+
 def test_texts_are_read(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         {"anchor": "Hund", "positive": "dog", "negative": "cat", "group": 1, "score": 1},
         {"positive": "cat", "anchor": "Katze", "negative": "dog", "group": 2, "score": 0.5},
     )
-    assert read_rows(path) == Rows(
-        count=2,
-        mapping={
-            "anchor": "anchor",
-            "positive": "positive",
-            "negative": "negative",
-            "group": "group",
-            "label": "score",
-        },
-        anchors=["Hund", "Katze"],
-        positives=["dog", "cat"],
-        negatives=["cat", "dog"],
-        group=["1", "2"],
-        labels=[1.0, 0.5],
-    )
+    rows = read_rows(path)
+    assert (rows.count, rows.format, rows.unused) == (2, "JSON lines", ())
+    assert rows.mapping == {
+        "anchor": "anchor",
+        "positive": "positive",
+        "negative": "negative",
+        "group": "group",
+        "label": "score",
+    }
+    assert fields_of(rows) == {
+        "anchors": ["Hund", "Katze"],
+        "positives": [("dog",), ("cat",)],
+        "negatives": [("cat",), ("dog",)],
+        "group": ["1", "2"],
+        "labels": [1.0, 0.5],
+    }
 
 
 def test_ids_are_read(tmp_path: Path) -> None:
     path = write(tmp_path, {"anchor_id": 3, "positive_id": "d7"}, name="pairs.ndjson")
     rows = read_rows(path)
-    assert (rows.anchor_ids, rows.positive_ids, rows.anchors) == ([3], ["d7"], None)
+    assert (rows.anchor_ids, rows.positive_ids, rows.anchors) == ([3], [("d7",)], None)
 
 
 def test_blank_lines_and_a_byte_order_mark_are_let_through(tmp_path: Path) -> None:
     path = tmp_path / "pairs.json"
     path.write_bytes(b'\xef\xbb\xbf\n{"a": "x", "b": "y"}\r\n  \r\n{"a": "z", "b": "w"}\n\n')
     rows = read_rows(path)
-    assert (rows.anchors, rows.positives) == (["x", "z"], ["y", "w"])
+    assert (rows.anchors, rows.positives) == (["x", "z"], [("y",), ("w",)])
 
 
 GOOD = {"anchor": "a", "positive": "p"}
@@ -185,16 +241,30 @@ BROKEN: list[tuple[list[Any], str]] = [
     ),
     (
         [{"anchor": "a", "note": "x", "more": "y"}],
-        "pairs.jsonl has no column for the positive: expected 'positive' or 'answer' or "
-        "'document' or 'pos' or 'output'. Its columns: 'anchor', 'note', 'more'.",
+        f"pairs.jsonl has no column for the positive: expected {POSITIVE}. "
+        "Its columns: 'anchor', 'note', 'more'.",
     ),
     (
         [GOOD, {"anchor": 3, "positive": "p"}],
         "pairs.jsonl, line 2: 'anchor' must be a text, got the number 3",
     ),
+    ([{"query": "a", "pos": []}], "pairs.jsonl, line 1: 'pos' is an empty list"),
     (
-        [{"query": "a", "pos": ["p", "q"]}],
-        "pairs.jsonl, line 1: 'pos' must be a text, got a list; write one row a pair",
+        [{"query": "a", "pos": ["p", 3]}],
+        "pairs.jsonl, line 1: 'pos' must be a text, got the number 3",
+    ),
+    (
+        [{"query": "a", "pos": ["p", "q"], "pos_scores": [1.0]}],
+        "pairs.jsonl, line 1: 'pos_scores' has 1 numbers for 2 texts of 'pos'",
+    ),
+    (
+        [{**GOOD, "split": "tset"}],
+        "pairs.jsonl, line 1: 'split' must be train, dev (or validation) or test, got a text",
+    ),
+    (
+        [{**GOOD, "time": "noon"}],
+        "pairs.jsonl, line 1: 'time' must be a number or a time such as "
+        "2026-11-26T15:04:05, got 'noon'",
     ),
     (
         [GOOD, {"anchor": "a", "positive": None}],
@@ -255,8 +325,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert refused(tmp_path / "no.parquet") == (
         "no.parquet cannot be read: No such file or directory"
     )
-    assert refused(tmp_path / "pairs.csv") == (
-        "pairs.csv: rows are read from .jsonl, .ndjson, .json, .parquet files, not '.csv'"
+    assert refused(tmp_path / "pairs.txt") == (
+        "pairs.txt: rows are read from .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, "
+        ".feather, .lance files, from folders that datasets.save_to_disk wrote and from BEIR "
+        "folders, not '.txt'"
     )
 
 
@@ -287,13 +359,13 @@ def test_parquet_is_read(tmp_path: Path) -> None:
         answer=["dog", "cat"],
         positive_id=[1, 0],
     )
-    assert read_rows(path) == Rows(
-        count=2,
-        mapping={"anchor": "query", "positive": "answer", "positive_id": "positive_id"},
-        anchors=["Hund", "Katze"],
-        positives=["dog", "cat"],
-        positive_ids=[1, 0],
-    )
+    rows = read_rows(path)
+    assert rows.unused == ("embedding",)
+    assert fields_of(rows) == {
+        "anchors": ["Hund", "Katze"],
+        "positives": [("dog",), ("cat",)],
+        "positive_ids": [(1,), (0,)],
+    }
 
 
 def test_parquet_with_broken_cells(tmp_path: Path) -> None:
@@ -339,7 +411,7 @@ def test_vectors_stay_on_disk(tmp_path: Path, dtype: str, order: Any) -> None:
 def test_the_first_bad_row_is_found_in_any_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coreframe.data.files._BLOCK", 6)
+    monkeypatch.setattr("coreframe.data.spool.BLOCK", 6)
     x = np.zeros((10, 2), np.float32)
     x[7, 1], x[9, 0] = np.inf, np.nan
     np.save(tmp_path / "x.npy", x)
@@ -355,19 +427,13 @@ VECTORS: list[tuple[Any, str]] = [
     (np.zeros(3, np.float32), "x.npy must hold a matrix (rows, width), got shape (3,)"),
     (
         np.zeros((2, 2), np.int64),
-        "x.npy must hold float16, float32 or float64, got int64; convert it first: "
+        "x.npy must hold float16, float32, float64, int8 or uint8, got int64; convert it first: "
         "np.save('x.npy', x.astype(np.float32))",
     ),
     (
         np.zeros((2, 2), np.complex64),
-        "x.npy must hold float16, float32 or float64, got complex64; convert it first: "
-        "np.save('x.npy', x.astype(np.float32))",
-    ),
-    (
-        np.zeros((2, 2), np.dtype("=f4").newbyteorder("S")),
-        "x.npy is stored in the byte order of another machine "
-        f"({np.dtype('=f4').newbyteorder('S').str}); convert it first: "
-        "np.save('x.npy', x.astype(np.float32))",
+        "x.npy must hold float16, float32, float64, int8 or uint8, got complex64; convert it "
+        "first: np.save('x.npy', x.astype(np.float32))",
     ),
     (np.zeros((0, 4), np.float32), "x.npy is empty: its shape is (0, 4)"),
     (np.zeros((4, 0), np.float32), "x.npy is empty: its shape is (4, 0)"),
@@ -438,8 +504,8 @@ def test_quality_and_difficulty_are_numbers_of_their_rows(tmp_path: Path) -> Non
         {"input": "c", "output": "d", "quality": None, "difficulty": 0.5},
     ]
     rows = read_rows(write(tmp_path, *lines))
-    assert (rows.anchors, rows.positives) == (["a", "c"], ["b", "d"])
-    assert (rows.weights, rows.difficulty) == ([0.0, 1.0], [-2.0, 0.5])
+    assert (rows.anchors, rows.positives) == (["a", "c"], [("b",), ("d",)])
+    assert (rows.weights, rows.difficulty) == ([(0.0,), (1.0,)], [-2.0, 0.5])
     for column, value, message in (
         ("quality", -1, "line 1: 'quality' must not be negative, got -1"),
         ("quality", "good", "line 1: 'quality' must be a number, got a text"),

@@ -1,0 +1,142 @@
+"""What is worth telling about data: vectors as they are, and what is odd about pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreframe.data.joining import Joined, Judged
+from coreframe.data.pairs import Pairs
+from coreframe.data.relevance import Ints, row_codes
+from coreframe.data.vectors import Vectors
+from coreframe.lazy import take
+
+
+class Notes:
+    """Lines about data, gathered while it is read."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def of_vectors(self, side: str, x: Vectors) -> None:
+        facts = x.facts
+        dtype = x.array.dtype.name
+        kind = dtype if x.stored == dtype else f"{x.stored}, computed in {dtype}"
+        if facts.normalised:
+            norm = "normalised"
+        else:
+            norm = f"not normalised (norms {facts.low:.3g} to {facts.high:.3g})"
+        ids = f", ids from {x.ids_from}" if x.ids is not None else ""
+        self.say(f"vectors {side}: {facts.rows:,} x {facts.width} {kind}, {norm}{ids}")
+        if facts.zero_rows:
+            self.say(
+                f"zeros   {some(facts.zero_rows, 'row')} of the {side} "
+                f"{'is' if facts.zero_rows == 1 else 'are'} all zeros, the first in row "
+                f"{facts.first_zero} (from 0): their similarity to anything is 0"
+            )
+
+    def of_judgements(self, joined: Joined, judged: Judged, least: float) -> None:
+        relevance = joined.relevance
+        if relevance.gains is not None:
+            low, high = relevance.gains.min(), relevance.gains.max()
+            self.say(
+                f"grades  {low:g} to {high:g}: weights in training, gains in nDCG; "
+                "above 0 is right" if least < 1e-9 else
+                f"grades  {low:g} to {high:g}: weights in training, gains in nDCG; "
+                f"right from {least:g} on (data.minimum_score)"
+            )  # fmt: skip
+        wrong = 0 if judged.grade is None else int((judged.grade[judged.row] <= 0).sum())
+        if wrong:
+            self.say(f"rows    {wrong:,} graded 0 are known wrong documents")
+        if joined.middling:
+            self.say(f"rows    {joined.middling:,} graded between 0 and {least:g} are left out")
+        if joined.dropped:
+            self.say(f"queries {joined.dropped:,} without a right document are left out")
+        if judged.grade is None:
+            repeated = len(judged.row) - len(relevance.pairs)
+            if repeated > 0:
+                self.say(f"rows    {repeated:,} repeat a pair that is there already")
+
+    def of_classes(self, labels: NDArray[Any]) -> None:
+        sizes = np.unique(labels, return_counts=True)[1]
+        single = int((sizes == 1).sum())
+        if single:
+            self.say(
+                f"classes {single:,} of {len(sizes):,} have one row, which has no right partner"
+            )
+
+    def of_pairs(self, pairs: Pairs) -> None:
+        """Look for documents that are there twice, and queries that are documents too."""
+        if pairs.query_texts is not None and pairs.document_texts is not None:
+            documents = set(pairs.document_texts)
+            also = sum(text in documents for text in dict.fromkeys(pairs.query_texts))
+            twice = 0
+        elif isinstance(pairs.queries, np.ndarray) and isinstance(pairs.documents, np.ndarray):
+            one_set = pairs.documents is pairs.queries
+            also = 0 if one_set else _queries_in(pairs.queries, pairs.documents)
+            twice = _repeated(pairs.documents)
+        else:
+            return
+        if twice:
+            self.say(
+                f"twice   {some(twice, 'document')} {'has' if twice == 1 else 'have'} the vector "
+                "of another one: a right document may rank behind its double"
+            )
+        if also:
+            self.say(
+                f"corpus  {some(also, 'query')} {'is' if also == 1 else 'are'} in the collection "
+                "too: where it is not its right document, it is found first"
+            )
+
+
+def some(count: int, noun: str) -> str:
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def _keys(x: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return a number a row from a few of its columns: rows that are equal have equal ones."""
+    columns = np.unique(np.linspace(0, x.shape[1] - 1, min(8, x.shape[1])).astype(int))
+    found = np.zeros(len(x), np.uint64)
+    height = 1 << 16
+    for start in range(0, len(x), height):
+        part = np.ascontiguousarray(x[start : start + height][:, columns]) + 0.0  # -0 is 0
+        bits = part.view(f"u{part.itemsize}").astype(np.uint64)
+        key = np.zeros(len(part), np.uint64)
+        for j in range(bits.shape[1]):
+            key = (key ^ bits[:, j]) * np.uint64(0x9E3779B97F4A7C15)
+            key ^= key >> np.uint64(29)
+        found[start : start + height] = key
+    return found
+
+
+def _repeated(x: NDArray[Any]) -> int:
+    """Count the rows that are equal to an earlier one."""
+    keys = _keys(x)
+    values, sizes = np.unique(keys, return_counts=True)
+    suspects = np.nonzero(np.isin(keys, values[sizes > 1]))[0]
+    if not len(suspects):
+        return 0
+    codes = row_codes(*_blocks(x, suspects))
+    return len(suspects) - len(np.unique(np.concatenate(codes)))
+
+
+def _queries_in(queries: NDArray[Any], documents: NDArray[Any]) -> int:
+    """Count the queries whose vector is that of a document."""
+    if queries.dtype != documents.dtype:
+        return 0
+    q, d = _keys(queries), _keys(documents)
+    left, right = np.nonzero(np.isin(q, d))[0], np.nonzero(np.isin(d, q))[0]
+    if not len(left):
+        return 0
+    codes = row_codes(take(queries, left), *_blocks(documents, right))
+    return int(np.isin(codes[0], np.concatenate(codes[1:])).sum())
+
+
+def _blocks(x: NDArray[Any], rows: Ints) -> list[NDArray[Any]]:
+    return [take(x, rows[i : i + 65536]) for i in range(0, len(rows), 65536)]

@@ -1,0 +1,1 @@
+"""What is in a file or folder, in words and numbers."""
