@@ -59,7 +59,8 @@ class Following(Callback):
         if fit in self._fits:
             fit = next(n for i in count(2) if (n := f"{fit}_{i}") not in self._fits)
         self._fits.append(fit)
-        _log.info("fit %s begins", fit)
+        if self._followers:
+            _log.info("fit %s begins", fit)
         for follower in self._followers:
             follower.start(run, about, fit, first=len(self._fits) == 1)
 
@@ -186,6 +187,17 @@ class _Tracked(Callback):
 def _quiet() -> contextlib.AbstractContextManager[Any]:
     """Send what a tool prints to stderr: stdout is for results."""
     return contextlib.redirect_stdout(sys.stderr)
+
+
+def named_lines(history: Sequence[Mapping[str, float]], fit: str) -> list[dict[str, Any]]:
+    """Return the history of a run as the lines of a ``metrics.jsonl``."""
+    lines = []
+    for entry in history:
+        kind = "train" if "loss" in entry else "eval"
+        where = {name: entry[name] for name in ("step", "epoch")}
+        values = {f"{kind}/{name}": x for name, x in entry.items() if name not in where}
+        lines.append({"fit": fit, **where, **values})
+    return lines
 
 
 def describe(run: Any) -> dict[str, Any]:

@@ -1,4 +1,16 @@
-"""What a run leaves behind: one folder, written whole or not at all."""
+"""What a run leaves behind: one folder, written whole or not at all.
+
+model.safetensors config.json    the adapter that was promoted
+README.md report.html            what was found, to read
+metrics.json                     and for programs
+run.toml environment.json        what ran, with what; hashes of what was read
+metrics.jsonl trainer_state.json how training went, line by line
+learned.safetensors              what the next run goes on from (--continue)
+eval/qrels.trec                  what is right for the test queries
+eval/run.base.trec run.adapted.trec   what was found for them, before and after
+eval/per_query.jsonl             every test query with its metrics and ranks
+eval/changed.jsonl               every one whose rank moved
+"""
 
 from __future__ import annotations
 
@@ -7,17 +19,25 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from coreframe import registry
 from coreframe.config import RunConfig, dump
+from coreframe.curve import CurvePoint
 from coreframe.errors import ArgumentError, OutputError
+from coreframe.evaluation.compare import Gain
+from coreframe.evaluation.per_query import per_query_lines
+from coreframe.evaluation.trec import qrels_lines, run_lines
 from coreframe.experiment import Candidate, Outcome
+from coreframe.following import named_lines
+from coreframe.forgetting import KeptSet
+from coreframe.learned import FILE as LEARNED
 from coreframe.report import model_card, report_html
 from coreframe.storage import make_folder, write_files
+from coreframe.trainer_state import trainer_state
 
 PACKAGES = ("coreframe-ml", "numpy", "array-api-compat", "pluggy", "safetensors", "threadpoolctl")
 
@@ -52,28 +72,72 @@ def write_run(
     *,
     title: str,
     inputs: Mapping[str, str],
+    sources: Mapping[str, Any] | None = None,
+    kept: Sequence[Mapping[str, Any]] = (),
+    notes: Sequence[str] = (),
+    logged: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
     """Write all files of a run and return what ``metrics.json`` says.
+
+    ``sources`` is how the data can be read again, and ``kept`` the same of each set that must not
+    be forgotten: see ``coreframe.runs``. ``notes`` are what was said of the data while it was
+    read and split. ``logged`` says that ``metrics.jsonl`` is there already, written by the callback
+    ``jsonl`` as the run went. ``command`` is what was typed.
 
     All are on the disk before the first takes its place, so that a run that fails here leaves
     nothing half-written. Files of an earlier run are replaced.
     """
     environment = describe_environment(outcome, inputs)
-    metrics = summary(outcome, config)
+    environment |= {"sources": sources, "kept": [dict(entry) for entry in kept]}
+    environment |= {"command": command} if command else {}
+    metrics = summary(outcome, config) | {"data": list(notes)}
     text = dump(config)
-    lines = [json.dumps(entry) for entry in outcome.run.history]
     report = report_html(outcome, title=title, config_text=text, environment=environment)
     contents = {
         "run.toml": text,
         "metrics.json": to_json(metrics) + "\n",
-        "metrics.jsonl": "\n".join(lines) + "\n",
         "environment.json": to_json(environment) + "\n",
         "report.html": report,
         "README.md": model_card(outcome, title=title, environment=environment),
     }
+    contents["trainer_state.json"] = to_json(_trainer_state(outcome, config)) + "\n"
+    if not logged:
+        lines = named_lines(outcome.run.history, outcome.start)
+        contents["metrics.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines)
+    contents |= evidence(outcome)
     files = outcome.adapter.files() | {name: x.encode() for name, x in contents.items()}
+    if outcome.learned is not None:
+        files[LEARNED] = outcome.learned.encode()
     write_files(make_folder(folder), files)
     return metrics
+
+
+def evidence(outcome: Outcome) -> dict[str, str]:
+    """Return the files in ``eval/``, by name: what was found for each test query."""
+    test, base, kept = (
+        outcome.test,
+        outcome.candidates["identity"],
+        outcome.candidates[outcome.kept],
+    )
+    shown = {"base": base, "adapted": kept}
+    lines: dict[str, Iterable[str]] = {"qrels.trec": qrels_lines(test)}
+    for name, candidate in shown.items():
+        lines[f"run.{name}.trec"] = run_lines(
+            candidate.adapter, test, candidate.test.found, tag=f"coreframe-{name}"
+        )
+    evaluations = {name: candidate.test for name, candidate in shown.items()}
+    if outcome.promoted not in ("identity", outcome.kept):
+        evaluations["stored"] = outcome.candidates[outcome.promoted].test
+    found = [*per_query_lines(test, evaluations, outcome.ranks)]
+    lines["per_query.jsonl"] = (f"{line}\n" for line in found)
+    moved = (line for line in found if _moved(json.loads(line)["rank"]))
+    lines["changed.jsonl"] = (f"{line}\n" for line in moved)
+    return {f"eval/{name}": "".join(text) for name, text in lines.items()}
+
+
+def _moved(ranks: Mapping[str, int | None]) -> bool:
+    return ranks["base"] != ranks["adapted"]
 
 
 def summary(outcome: Outcome, config: RunConfig) -> dict[str, Any]:
@@ -99,12 +163,16 @@ def summary(outcome: Outcome, config: RunConfig) -> dict[str, Any]:
             "minimum_gain": gate.minimum_gain,
             "reason": gate.reason,
             "hint": gate.hint,
+            "p": gate.p,
+            "coverage": {"before": gate.coverage[0], "after": gate.coverage[1]},
+            "over": outcome.reference,
         },
         "baseline": {name: g.base for name, g in gains.items()},
         "trained": outcome.candidates["trained"].test.mean(),
         "adapted": {name: g.adapted for name, g in gains.items()},
         "gain": {name: g.gain for name, g in gains.items()},
         "ci95": {name: [g.low, g.high] for name, g in gains.items()},
+        "p": {name: g.p for name, g in gains.items()},
         "better": main.better,
         "worse": main.worse,
         "same": main.same,
@@ -115,6 +183,15 @@ def summary(outcome: Outcome, config: RunConfig) -> dict[str, Any]:
             "test": len(outcome.test),
         },
         "documents": int(outcome.test.documents.shape[0]),
+        "health": {name: found.as_dict() for name, found in outcome.health.items()},
+        "thresholds": [dict(row) for row in outcome.thresholds],
+        "learning_curve": {
+            "answer": outcome.more_labels,
+            "left_out": outcome.no_curve,
+            "points": [_point(point) for point in outcome.curve],
+        },
+        "forgetting": [_row_of_table(row) for row in outcome.forgetting],
+        "continued": _continued(outcome),
         "start": outcome.start,
         "best_epoch": outcome.run.best_epoch,
         "skipped_steps": outcome.run.skipped_steps,
@@ -122,6 +199,79 @@ def summary(outcome: Outcome, config: RunConfig) -> dict[str, Any]:
         "backend": outcome.run.backend,
         "backend_source": outcome.run.backend_source,
         "seconds": round(outcome.seconds, 3),
+    }
+
+
+def _trainer_state(outcome: Outcome, config: RunConfig) -> dict[str, Any]:
+    run, metric = outcome.run, config.gate.metric
+    epochs = [(e["epoch"], e["step"]) for e in run.history if metric in e]
+    last = run.history[-1]
+    return trainer_state(
+        {
+            "history": run.history,
+            "metric": metric,
+            "best_metrics": run.dev,
+            "best_step": next((step for epoch, step in epochs if epoch == run.best_epoch), 0),
+            "step": last["step"],
+            "steps": last["step"],
+            "epoch": last["epoch"],
+            "epochs": config.train.epochs,
+            "batch_size": config.train.batch_size,
+        }
+    )
+
+
+def _gain(g: Gain) -> dict[str, Any]:
+    return {"gain": g.gain, "ci95": [g.low, g.high], "p": g.p}
+
+
+def _point(point: CurvePoint) -> dict[str, Any]:
+    return {
+        "share": point.share,
+        "queries": point.queries,
+        "pairs": point.pairs,
+        "test": dict(point.metrics),
+        **_gain(point.gain),
+        "over_the_point_before": None if point.step is None else _gain(point.step),
+        "seconds": round(point.seconds, 3),
+    }
+
+
+def _row_of_table(row: KeptSet) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "queries": row.queries,
+        "base": dict(row.base),
+        "before": dict(row.before),
+        "after": dict(row.after),
+        **_gain(row.gain),
+        "better": row.gain.better,
+        "worse": row.gain.worse,
+        "same": row.gain.same,
+        "forgotten": row.forgotten,
+    }
+
+
+def _continued(outcome: Outcome) -> dict[str, Any] | None:
+    """Return what a run that went on tried, and its gain over the earlier adapter."""
+    if outcome.over_previous is None or outcome.trial is None:
+        return None
+    return {
+        "hold": outcome.trial.hold,
+        "strength": outcome.trial.strength,
+        "trials": [
+            {
+                "strength": trial.strength,
+                "new": trial.new,
+                "kept": dict(trial.changes),
+                "epoch": trial.run.best_epoch,
+            }
+            for trial in outcome.trials
+        ],
+        "over_previous": {
+            name: {"before": g.base, "after": g.adapted, **_gain(g)}
+            for name, g in outcome.over_previous.gains.items()
+        },
     }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+
+from coreframe.cli import logs
+from coreframe.cli import options as hf
+from coreframe.cli.options import grouped, training_options
 
 FAILED, USAGE, NOT_BETTER, BAD_DATA, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -26,23 +29,27 @@ def run_options(command: Any) -> Any:
                      help="Adapt queries only (the index stays), or both sides."),
         click.option("--backend", help="numpy, cupy, cupy:1, torch, jax or auto."),
         click.option("--json", "as_json", is_flag=True, help="Print metrics.json, nothing else."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress."),
-        click.option("-v", "--verbose", is_flag=True, help="Tell more on stderr."),
+        grouped("Logging")("-q", "--quiet", is_flag=True, callback=logs.quieter,
+                           help="No progress, and of the log only errors."),
+        grouped("Logging")("-v", "--verbose", is_flag=True, callback=logs.louder,
+                           help="Every evaluation, and what the library logs."),
         click.option("--debug", is_flag=True, help="Show tracebacks."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
-    return command
+    return training_options(command)
 
 
-def assignments(options: Mapping[str, Any]) -> list[str]:
-    """Return --set and the options that stand for one, as PATH=VALUE."""
-    found = list(options["assignments"])
-    for name in ("seed", "side", "backend"):
-        if options[name] is not None:
-            value = options[name]
-            found.append(f"train.{name}={value if name == 'seed' else json.dumps(value)}")
-    return found
+def assignments(options: Mapping[str, Any], *, default: str | None = None) -> list[str]:
+    """Return --set and the options that stand for one, as PATH=VALUE.
+
+    ``default`` is the configuration of a command without a file.
+    """
+    from coreframe import config
+
+    return hf.assignments(
+        options, config.tables(options["config"], default=default or config.DEFAULT)
+    )
 
 
 def tell(options: Mapping[str, Any], text: str) -> None:

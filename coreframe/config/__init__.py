@@ -1,6 +1,7 @@
 """``run.toml`` to a checked configuration of built components, and back.
 
-    [embedder] [adapter] [[losses]] [miner] [optimizer] [[regularizers]]    a name and fields
+    [embedder] [adapter] [[losses]] [miner] [optimizer] [[regularizers]]
+    [[callbacks]]                                                           a name and fields
     [data] [train] [gate] [curve] [continual]                               fields
 
 A component's fields are those of its dataclass. A scheduled number is an inline table
@@ -10,7 +11,7 @@ so reading one runs no code that is not installed as a plugin. All mistakes of a
 at once.
 """
 
-from coreframe.config.reading import default, override, parse, read
+from coreframe.config.reading import default, override, parse, read, tables
 from coreframe.config.settings import (
     DEFAULT,
     ContinualSettings,
@@ -36,4 +37,5 @@ __all__ = [
     "parse",
     "read",
     "registered_name",
+    "tables",
 ]

@@ -49,14 +49,21 @@ def read(
 
     Raises ConfigError, which lists every mistake.
     """
+    source = "the configuration" if path is None else os.fspath(path)
+    return parse(override(tables(path, default=default), assignments), source=source)
+
+
+def tables(
+    path: str | os.PathLike[str] | None = None, *, default: str = DEFAULT
+) -> dict[str, Any]:
+    """Return the tables of a TOML file (None: ``default``) as they stand there, unchecked."""
     if path is None:
-        return parse(
-            override(_ours(tomllib.loads(default)), assignments), source="the configuration"
-        )
+        found: dict[str, Any] = _ours(tomllib.loads(default))
+        return found
     source = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            mapping = tomllib.loads(file.read())
+            return tomllib.loads(file.read())
     except OSError as error:
         raise ConfigError([f"it cannot be read: {error.strerror}"], source) from error
     except UnicodeDecodeError as error:
@@ -64,7 +71,6 @@ def read(
     except tomllib.TOMLDecodeError as error:
         what, _, where = str(error).rpartition(" (at ")
         raise ConfigError([f"{where.rstrip(')')}: {what}"], source) from error
-    return parse(override(mapping, assignments), source=source)
 
 
 def default() -> RunConfig:

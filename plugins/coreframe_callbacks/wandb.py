@@ -63,7 +63,7 @@ class Wandb(Tracker):
         config = dict(about.config)
         if self.library == "wandb":
             return _WandbRun(library.init(project=project, name=about.name, config=config))
-        return _TrackioRun(library.init(project=project, name=about.name, config=config))
+        return _TrackioRun(library, library.init(project=project, name=about.name, config=config))
 
 
 class _WandbRun(Session):
@@ -90,8 +90,8 @@ class _WandbRun(Session):
 
 
 class _TrackioRun(Session):
-    def __init__(self, run: Any) -> None:
-        self.run = run
+    def __init__(self, library: Any, run: Any) -> None:
+        self.library, self.run = library, run
         self.step = 0
 
     def log(self, record: Record) -> None:
@@ -100,4 +100,4 @@ class _TrackioRun(Session):
 
     def close(self, state: str) -> None:
         self.run.log({"failed": int(state != "finished")}, step=self.step)
-        self.run.finish()
+        self.library.finish()  # the run's own would be called again when Python exits

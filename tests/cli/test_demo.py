@@ -84,8 +84,9 @@ def test_metrics(demo) -> None:
 def test_history_and_environment(demo) -> None:
     lines = (demo.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     history = [json.loads(line) for line in lines]
-    assert [e["epoch"] for e in history if "ndcg@10" in e] == list(range(13))
-    assert all(e["loss"] > 0 for e in history if "loss" in e)
+    assert [e["epoch"] for e in history if "eval/ndcg@10" in e] == list(range(13))
+    assert all(e["train/loss"] > 0 for e in history if "train/loss" in e)
+    assert {e["fit"] for e in history} == {"identity"}
     environment = json.loads((demo.folder / "environment.json").read_text(encoding="utf-8"))
     assert environment["packages"]["numpy"] == np.__version__
     assert environment["plugins"]["coreframe-ml/coreframe_losses"] == coreframe.__version__
