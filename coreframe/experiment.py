@@ -8,9 +8,11 @@ before is proven. If it is not, nothing is promoted, and what was there before i
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from coreframe import registry
@@ -27,8 +29,9 @@ from coreframe.evaluation import METRICS
 from coreframe.evaluation.compare import paired
 from coreframe.evaluation.geometry import health
 from coreframe.evaluation.metrics import several
+from coreframe.evaluation.pool import pool_size, pooled
 from coreframe.evaluation.ranks import exact_ranks
-from coreframe.evaluation.retrieval import evaluate
+from coreframe.evaluation.retrieval import Evaluation, evaluate
 from coreframe.evaluation.thresholds import moved_thresholds
 from coreframe.following import Following, following
 from coreframe.forgetting import Earlier, KeptSet, Trial, choose, forgetting, trials
@@ -43,6 +46,8 @@ from coreframe.random import stream
 from coreframe.regularizer import Regularizer
 from coreframe.step import named
 from coreframe.trainer import fit
+
+_log = logging.getLogger(__name__)
 
 BASELINES = ("whitening", "procrustes")
 
@@ -192,7 +197,7 @@ class _Lab:
             settings["regularizers"] = (*settings["regularizers"], hold)
         return fit(
             train,
-            self.dev,
+            self.watched,
             **settings,
             backend=self.backend,
             base_model=self.base_model,
@@ -201,8 +206,32 @@ class _Lab:
         )
 
     def scores(self, adapter: TrainedAdapter) -> dict[str, float]:
-        names = several(METRICS, self.config.gate.metric)
-        return evaluate(adapter, self.dev, metrics=names).mean()
+        if adapter.is_identity:
+            return self.base.mean()
+        return evaluate(adapter, self.dev, metrics=self.metrics).mean()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return several(METRICS, self.config.gate.metric)
+
+    @cached_property
+    def base(self) -> Evaluation:
+        """How the identity does on dev, in all documents."""
+        return evaluate(TrainedAdapter(self.dimensions), self.dev, metrics=self.metrics)
+
+    @cached_property
+    def watched(self) -> Pairs:
+        """The dev queries as they are looked at while training: in all documents, or in a pool."""
+        count = int(self.dev.documents.shape[0])
+        size = pool_size(self.config.train.eval_documents, count)
+        if size is None:
+            return self.dev
+        _log.info("while training, dev is searched in about %d of %d documents", size, count)
+        return pooled(self.dev, size, nearest=self.base.found, seed=self.config.train.seed)
+
+    def dev_of(self, run: Run) -> dict[str, float]:
+        """Return the dev metrics of a run's adapter in all documents."""
+        return dict(run.dev) if self.watched is self.dev else self.scores(run.adapter)
 
     def fresh(self) -> _Found:
         """Train from the identity, or from a baseline."""
@@ -224,7 +253,7 @@ class _Lab:
         start = max(runs, key=lambda name: runs[name].dev[metric])
         return _Found(
             adapters={**adapters, "trained": runs[start].adapter},
-            scores={**scores, "trained": dict(runs[start].dev)},
+            scores={**scores, "trained": self.dev_of(runs[start])},
             run=runs[start],
             start=start,
             sides=adapters[start].sides,
@@ -251,7 +280,7 @@ class _Lab:
         scores = {name: self.scores(adapters[name]) for name in ("identity", PREVIOUS)}
         return _Found(
             adapters=adapters,
-            scores={**scores, "trained": dict(chosen.run.dev)},
+            scores={**scores, "trained": self.dev_of(chosen.run)},
             run=chosen.run,
             start=PREVIOUS,
             sides=learned.start,

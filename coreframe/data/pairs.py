@@ -257,13 +257,13 @@ class Pairs:
         dtype = backend.xp.float64 if self.queries.dtype == xp.float64 else backend.xp.float32
         if self.documents is self.queries:
             queries = documents = backend.asarray(self.queries, dtype=dtype)
-            return self._with(queries=queries, documents=documents)
+            return self.replaced(queries=queries, documents=documents)
         documents = self.documents
         if not isinstance(documents, np.ndarray | LazyRows) or backend.name != "numpy":
             documents = backend.asarray(documents, dtype=dtype)
         elif documents.dtype != dtype:
             documents = lazily(documents, lambda x: backend.asarray(x, dtype=dtype))
-        return self._with(queries=backend.asarray(self.queries, dtype=dtype), documents=documents)
+        return self.replaced(queries=backend.asarray(self.queries, dtype=dtype), documents=documents)
 
     def mapped(self, queries: Array, documents: Array | LazyRows) -> Pairs:
         """Return the same with other vectors, row by row; documents may be lazy."""
@@ -275,9 +275,9 @@ class Pairs:
                 raise ArgumentError(
                     f"{name} must have shape ({count}, {queries.shape[1]}), got {tuple(x.shape)}"
                 )
-        return self._with(queries=queries, documents=documents)
+        return self.replaced(queries=queries, documents=documents)
 
-    def _with(self, **fields: Any) -> Pairs:
+    def replaced(self, **fields: Any) -> Pairs:
         """Return the same with some fields changed, whose values are known to be sound."""
         other = object.__new__(Pairs)
         for name in _FIELDS:
@@ -290,7 +290,7 @@ class Pairs:
         wrong = self.known_wrong.take(rows).pairs
         listed = isinstance(self.relevance, ListedRelevance)
         chosen = self.relevance.pairs_of(rows)[0] if listed else rows  # type: ignore[attr-defined]
-        return self._with(
+        return self.replaced(
             queries=take(self.queries, rows),
             relevance=self.relevance.take(rows),
             query_texts=None if self.query_texts is None else [self.query_texts[i] for i in rows],
@@ -368,7 +368,7 @@ class Pairs:
                 f"dev and test must be shares with a sum below 1, got {dev}, {test}"
             )
         q = len(self)
-        group, of_document = self._connected()
+        group, _ = self._connected()
         names, sizes = np.unique(group, return_counts=True)
         order = stream(seed, "split").permutation(len(names))
         # A group that is larger than the part it might fill goes last, which is to train.
@@ -380,13 +380,26 @@ class Pairs:
         side = np.empty(len(names), np.int64)
         side[order] = np.where(middle < test, 2, np.where(middle < test + dev, 1, 0))
         of_query = side[np.searchsorted(names, group)]
-        parts = [np.nonzero(of_query == i)[0] for i in range(3)]
-        for name, rows in zip(("train", "dev", "test"), parts, strict=True):
-            if not len(rows):
+        for number, name in enumerate(("train", "dev", "test")):
+            if not (of_query == number).any():
                 raise DataError(
                     f"the {name} part is empty: {q} queries in {len(names)} groups that share no "
                     f"document are too few for dev={dev} and test={test}"
                 )
+        return self.parted(of_query)
+
+    def parted(self, of_query: Ints) -> tuple[Pairs, Pairs, Pairs]:
+        """Return (train, dev, test) by the part of each query: 0, 1, 2, or -1 for none.
+
+        Wrong documents that are right ones of dev or test are left out of train. The groups of
+        the parts are what ``split`` keeps together. With labels, dev and test search the train
+        rows.
+        """
+        parts = [np.nonzero(of_query == i)[0] for i in range(3)]
+        for name, rows in zip(("train", "dev", "test"), parts, strict=True):
+            if not len(rows):
+                raise DataError(f"the {name} part is empty")
+        group, of_document = self._connected()
         if not isinstance(self.relevance, LabelRelevance):
             train, held_out, last = (self.take(rows) for rows in parts)
             for part, rows in zip((train, held_out, last), parts, strict=True):
@@ -398,7 +411,7 @@ class Pairs:
         labels, train_rows = self.relevance.query_labels, parts[0]
         corpus, one_set = take(self.documents, train_rows), self.documents is self.queries
         train, held_out, last = (
-            self._with(
+            self.replaced(
                 queries=corpus if one_set and rows is train_rows else take(self.queries, rows),
                 documents=corpus,
                 relevance=LabelRelevance(labels[rows], labels[train_rows]),
