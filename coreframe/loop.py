@@ -170,6 +170,7 @@ class Trainer:
             miner=setup.miner,
             side=setup.side,
             seed=setup.seed,
+            mini_batch_size=setup.mini_batch_size,
         )
         if found is not None:
             self._restore(found)
