@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import coreframe
-from coreframe.cli import apply, compare, evaluate, export, logs, look, train
+from coreframe.cli import apply, compare, evaluate, export, inspect, logs, look, train
 from coreframe.cli.common import BAD_DATA, FAILED, INTERRUPTED, NOT_BETTER, USAGE
 from coreframe.errors import (
     CoreframeError,
@@ -78,6 +78,7 @@ for command in (
     compare.compare,
     export.export,
     apply.apply,
+    inspect.inspect_,
     look.list_,
     look.show,
     look.plugins,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from coreframe.data.joining import Joined, Judged
 from coreframe.data.pairs import Pairs
-from coreframe.data.relevance import Ints, row_codes
+from coreframe.data.relevance import Ints, ListedRelevance, row_codes
 from coreframe.data.vectors import Vectors
 from coreframe.lazy import take
 
@@ -72,25 +72,26 @@ class Notes:
 
     def of_pairs(self, pairs: Pairs) -> None:
         """Look for documents that are there twice, and queries that are documents too."""
-        if pairs.query_texts is not None and pairs.document_texts is not None:
-            documents = set(pairs.document_texts)
-            also = sum(text in documents for text in dict.fromkeys(pairs.query_texts))
-            twice = 0
-        elif isinstance(pairs.queries, np.ndarray) and isinstance(pairs.documents, np.ndarray):
-            one_set = pairs.documents is pairs.queries
-            also = 0 if one_set else _queries_in(pairs.queries, pairs.documents)
-            twice = _repeated(pairs.documents)
+        if pairs.has_labels:
+            also: Ints = np.zeros((0, 2), np.int64)
+        elif pairs.query_texts is not None and pairs.document_texts is not None:
+            place = {text: row for row, text in enumerate(pairs.document_texts)}
+            found = [(i, place.get(text, -1)) for i, text in enumerate(pairs.query_texts)]
+            also = np.array([pair for pair in found if pair[1] >= 0], np.int64).reshape(-1, 2)
         else:
-            return
+            also = _same_vector(pairs.queries, pairs.documents)
+        if isinstance(pairs.relevance, ListedRelevance):
+            also = also[~pairs.relevance.contains(also[:, 0], also[:, 1])]
+        twice = 0 if pairs.document_texts is not None else repeated_rows(pairs.documents)
         if twice:
             self.say(
                 f"twice   {some(twice, 'document')} {'has' if twice == 1 else 'have'} the vector "
                 "of another one: a right document may rank behind its double"
             )
-        if also:
+        if len(also):
             self.say(
-                f"corpus  {some(also, 'query')} {'is' if also == 1 else 'are'} in the collection "
-                "too: where it is not its right document, it is found first"
+                f"corpus  {some(len(also), 'query')} {'is' if len(also) == 1 else 'are'} in the "
+                "collection too, as a document that is not right: it is found first"
             )
 
 
@@ -115,7 +116,7 @@ def _keys(x: NDArray[Any]) -> NDArray[np.uint64]:
     return found
 
 
-def _repeated(x: NDArray[Any]) -> int:
+def repeated_rows(x: NDArray[Any]) -> int:
     """Count the rows that are equal to an earlier one."""
     keys = _keys(x)
     values, sizes = np.unique(keys, return_counts=True)
@@ -126,16 +127,20 @@ def _repeated(x: NDArray[Any]) -> int:
     return len(suspects) - len(np.unique(np.concatenate(codes)))
 
 
-def _queries_in(queries: NDArray[Any], documents: NDArray[Any]) -> int:
-    """Count the queries whose vector is that of a document."""
+def _same_vector(queries: NDArray[Any], documents: NDArray[Any]) -> Ints:
+    """Return queries and a document of the same vector, where there is one: (n, 2)."""
+    none = np.zeros((0, 2), np.int64)
     if queries.dtype != documents.dtype:
-        return 0
+        return none
     q, d = _keys(queries), _keys(documents)
     left, right = np.nonzero(np.isin(q, d))[0], np.nonzero(np.isin(d, q))[0]
     if not len(left):
-        return 0
-    codes = row_codes(take(queries, left), *_blocks(documents, right))
-    return int(np.isin(codes[0], np.concatenate(codes[1:])).sum())
+        return none
+    own, *parts = row_codes(take(queries, left), *_blocks(documents, right))
+    codes, first = np.unique(np.concatenate(parts), return_index=True)
+    place = np.searchsorted(codes, own).clip(max=len(codes) - 1)
+    same = codes[place] == own
+    return np.stack([left[same], right[first[place[same]]]], axis=1)
 
 
 def _blocks(x: NDArray[Any], rows: Ints) -> list[NDArray[Any]]:
