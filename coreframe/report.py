@@ -301,24 +301,28 @@ def _figures(outcome: Outcome, shown: Candidate, before: Ranks, after: Ranks) ->
             mark=(run.best_epoch, note) if evaluated else None,
         ),
         "scores": plots.histograms(
-            [
-                (
-                    label,
-                    [
-                        ("right document", "accent", _finite(look.right)),
-                        ("hardest negative", "warm", _finite(look.wrong)),
-                    ],
-                )
-                for label, look in (("before: base", before), (f"after: {name}", after))
-            ],
+            plots.distributions(
+                [
+                    (
+                        label,
+                        [
+                            ("right document", "accent", _finite(look.right)),
+                            ("hardest negative", "warm", _finite(look.wrong)),
+                        ],
+                    )
+                    for label, look in (("before: base", before), (f"after: {name}", after))
+                ]
+            ),
             title="Cosine of right documents and of hardest negatives, before and after",
             x_label="cosine with the query",
         ),
         "ranks": plots.rank_grid(
-            before.rank[ranked].tolist(),
-            after.rank[ranked].tolist(),
+            plots.rank_table(
+                before.rank[ranked].tolist(),
+                after.rank[ranked].tolist(),
+                largest=int(outcome.test.documents.shape[0]),
+            ),
             title="Rank of the first right document before and after",
-            largest=int(outcome.test.documents.shape[0]),
         ),
     }
 
