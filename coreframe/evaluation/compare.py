@@ -154,7 +154,8 @@ def _randomised(
     count, total = sums.shape[1], sums.sum(axis=1)
     # What differs in rounding alone is a tie.
     wanted = np.abs(total) - 1e-9 * np.abs(sums).sum(axis=1)
-    exact = 2.0**count <= resamples
+    # Python's integers, since 2.0**count overflows from 1,024 groups on.
+    exact = 2**count <= resamples
     draws = 2**count if exact else resamples
     rng, reached = stream(seed, "randomisation"), np.zeros(len(sums))
     bits: NDArray[Any]

@@ -156,3 +156,9 @@ def test_compare_evaluates_both_and_prints_a_table(library):
     assert f"{g.gain:+.3f}" in lines[3]
     same = compare(adapter, data, base=adapter)
     assert (same.gains["ndcg@10"].low, same.gains["ndcg@10"].high) == (0, 0)
+
+
+def test_thousands_of_queries(rng):
+    """The number of all sign flips is beyond any float from 1,024 groups on."""
+    g = gain_of(np.zeros(3000), rng.normal(0.1, 0.5, 3000), resamples=100)
+    assert g.p == pytest.approx(1 / 101)
