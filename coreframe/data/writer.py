@@ -52,6 +52,10 @@ class VectorWriter(ABC):
     column: str = NAME
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Get what is needed. Raises MissingExtra."""
+        return None
+
     @abstractmethod
     def write(self, block: RowBlock) -> None:
         """Add rows. The first block decides width and dtype."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +17,7 @@ from coreframe.artefact import TrainedAdapter
 from coreframe.errors import ArgumentError, CoreframeError, ExportError, OutputError
 from coreframe.export.target import TOLERANCE, Target, adapted_sides
 from coreframe.export.targets import build
-from coreframe.storage import make_folder, write_files
+from coreframe.storage import make_folder, sweep, sync_folder, temporary, write_files
 
 FORMAT = "coreframe-export"
 VERSION = 1
@@ -204,24 +204,28 @@ def _tell(folder: Path, facts: Mapping[str, Any], place: Path) -> None:
 def _stage(path: Path) -> Path:
     """Return a new folder beside the one to be written, so that a rename puts it in place."""
     make_folder(path.parent)
+    sweep(path.parent)
+    staging = temporary(path.parent)
     try:
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        staging.mkdir()
     except OSError as error:
         raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    return staging
 
 
 def _publish(staging: Path, path: Path) -> None:
     """Put a folder in its place; the one that was there is removed when the new one is in."""
-    staging.chmod(0o755)
-    if not path.exists():
-        os.rename(staging, path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    os.rename(path, old / "old")
+    sync_folder(staging)
+    old = None
+    if path.exists():
+        old = path.with_name(f".{path.name}-old-{secrets.token_hex(4)}")
+        os.rename(path, old)
     try:
         os.rename(staging, path)
     except BaseException:
-        os.rename(old / "old", path)
+        if old is not None:
+            os.rename(old, path)
         raise
-    finally:
+    sync_folder(path.parent)
+    if old is not None:
         shutil.rmtree(old, ignore_errors=True)
