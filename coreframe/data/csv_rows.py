@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
@@ -10,6 +11,7 @@ from coreframe.data.tables import Chunk, Table, chunked, unique_columns
 from coreframe.errors import DataError
 
 _LONGEST = 1 << 30  # characters of a cell: the csv module's 131,072 are few for a document
+_limit = threading.Lock()  # that number is the process's, so it is held for one record at a time
 
 
 def table(path: str) -> Table:
@@ -102,15 +104,16 @@ def _records(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         while True:
             start = reader.line_num + 1
-            before = csv.field_size_limit(_LONGEST)  # of the process; so only for one record
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise DataError(f"{path}, line {start}: not valid CSV: {error}") from None
-            except UnicodeDecodeError as error:
-                raise _not_text(path, start, error) from None
-            finally:
-                csv.field_size_limit(before)
+            with _limit:
+                before = csv.field_size_limit(_LONGEST)
+                try:
+                    cells = next(reader, None)
+                except csv.Error as error:
+                    raise DataError(f"{path}, line {start}: not valid CSV: {error}") from None
+                except UnicodeDecodeError as error:
+                    raise _not_text(path, start, error) from None
+                finally:
+                    csv.field_size_limit(before)
             if cells is None:
                 return
             if cells:

@@ -144,6 +144,7 @@ def look_at(x: NDArray[Any], name: str) -> Facts:
                     "drop such rows or replace the values"
                 )
             zero[odd] = ~rows.any(axis=1)
+            squares = squares.astype(np.float64)
             scale = np.abs(rows).max(axis=1)
             with np.errstate(over="ignore", under="ignore"):
                 near = np.where(scale > 0, scale, 1)[:, None]
@@ -243,8 +244,9 @@ def _column_blocks(table: Table, column: str) -> Iterator[NDArray[Any]]:
         cells = chunk.cells[column]
         block, sizes = (None, np.zeros(0)) if isinstance(cells, list) else _arrow_block(cells)
         if block is None:
-            width = width or _length_of(cells[0], table, chunk.places[0], column)
-            block = _list_block(cells, width, table, chunk.places, column)
+            values = chunk.values(column)
+            width = width or _length_of(values[0], table, chunk.places[0], column)
+            block = _list_block(values, width, table, chunk.places, column)
         else:
             width = width or int(sizes[0])
             wrong = np.nonzero(sizes != width)[0]
@@ -295,9 +297,8 @@ def _length_of(value: Any, table: Table, place: int, column: str) -> int:
 
 
 def _list_block(
-    cells: Any, width: int, table: Table, places: Sequence[int], column: str
+    values: list[Any], width: int, table: Table, places: Sequence[int], column: str
 ) -> NDArray[Any]:
-    values = cells if isinstance(cells, list) else cells.to_pylist()
     block = np.empty((len(values), width), np.float32)
     for i, (place, value) in enumerate(zip(places, values, strict=True)):
         numbers = _numbers(value, table.name, table.place(place), column)
