@@ -13,7 +13,7 @@ from typing import Any
 
 from coreframe.backend import Array, device_of, namespace
 
-LARGE = 2**28
+LARGE = 2**26
 """Bytes of an array from which a changed copy of it is made block by block."""
 
 BLOCK_ROWS = 8192
@@ -40,7 +40,7 @@ class LazyRows:
         self.function = function
         first = function(source[:1, :])
         self.dtype = first.dtype
-        self.shape = (int(source.shape[0]), int(first.shape[1]))
+        self.shape: tuple[int, int] = (int(source.shape[0]), int(first.shape[1]))
         self._turn: Any = threading.Lock() if serial else contextlib.nullcontext()
 
     @property
@@ -53,7 +53,7 @@ class LazyRows:
     def __getitem__(self, key: Any) -> Array:
         """Return the rows of a slice, ``rows[a:b]`` or ``rows[a:b, :]``."""
         part = key[0] if isinstance(key, tuple) else key
-        return self._made(self.source[part, :])
+        return self._made(self.source[slice(*part.indices(len(self))), :])
 
     def take(self, rows: Any) -> Array:
         """Return rows by their numbers, integers on the host."""
@@ -97,7 +97,7 @@ def take(x: Array | LazyRows, rows: Any) -> Array:
 def blocks(x: Array | LazyRows, rows: int = BLOCK_ROWS) -> Iterator[Array]:
     """Yield x (n, d) in blocks of rows."""
     for start in range(0, x.shape[0], rows):
-        yield x[start : start + rows, :]
+        yield x[start : min(start + rows, x.shape[0]), :]
 
 
 def mean(x: Array | LazyRows) -> Array:

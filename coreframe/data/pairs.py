@@ -443,7 +443,8 @@ class Pairs:
             return
         means, of_query = self._class_means()
         for i in range(0, len(self), rows):
-            yield self.queries[i : i + rows, :], take(means, of_query[i : i + rows])
+            part = self.queries[i : min(i + rows, len(self)), :]
+            yield part, take(means, of_query[i : i + rows])
 
     def _class_means(self) -> tuple[Array, Ints]:
         """Return the mean document of each class, and the class of each query."""
@@ -456,7 +457,7 @@ class Pairs:
         # Documents that are large go block by block: the reference of the sum copies its rows.
         rows = BLOCK_ROWS if is_large(self.documents) else len(codes)
         for i in range(0, len(codes), rows):
-            part = self.documents[i : i + rows, :]
+            part = self.documents[i : min(i + rows, len(codes)), :]
             xp = namespace(part=part)
             own = xp.asarray(codes[i : i + rows], device=device_of(part))
             found = segment_sum(part, own, len(values))

@@ -60,7 +60,7 @@ def pooled(pairs: Pairs, size: int, *, nearest: Ints | None = None, seed: int = 
     return pairs.replaced(
         documents=take(pairs.documents, rows),
         relevance=_within(relevance, chosen, rows),
-        document_texts=None if texts is None else [texts[i] for i in rows],
+        document_texts=None if texts is None else [texts[i] for i in rows.tolist()],
         irrelevant=pairs.irrelevant[:0],
     )
 

@@ -65,12 +65,11 @@ class Whitening(ClosedForm):
     def solve_blocks(self, blocks: Blocks) -> Params:
         import numpy as np
 
-        count, total = 0, None
+        count, total = 0, 0.0  # a sum of arrays, from the first on
         for x in itertools.chain.from_iterable(blocks()):
             xp = namespace(x=x)
-            count, part = count + x.shape[0], xp.sum(x, axis=0)
-            total = part if total is None else total + part
-        mean = total / count
+            count, total = count + x.shape[0], total + xp.sum(x, axis=0)
+        mean: Any = total / count
         covariance: Any = 0.0
         for x in itertools.chain.from_iterable(blocks()):
             centred = x - mean
