@@ -128,7 +128,7 @@ class DiskCached(Embedder):
     >>> from coreframe import build
     >>> cached = DiskCached(
     ...     embedder=build("embedders", "callable", function=lambda texts: np.eye(len(texts), 4),
-    ...                    name="first four"),
+    ...                    identity="first four"),
     ...     cache=DiskCache(tempfile.mkdtemp()),
     ... )
     >>> rows = cached.embed(["a", "b", "a"]), cached.embed(["b"])

@@ -24,9 +24,9 @@ class CallableEmbedder(Embedder):
         function: takes a list of texts and returns rows (n, d), an array or lists of numbers.
         queries: the same for queries, where they are embedded in another way. Default: None, by
             ``function``.
-        name: what the cache on disk knows the function by, model and version in it: another name
-            is another cache. Default: None, nothing is cached on disk, since nobody can tell when
-            a function changes.
+        identity: a name for what the function does, model and version in it, by which the cache
+            on disk knows its vectors; change it when they change. Default: None, nothing is kept
+            on disk, since nobody can tell when a function changes.
 
     Shapes: n texts to (n, d), float32.
 
@@ -44,7 +44,7 @@ class CallableEmbedder(Embedder):
 
     function: Callable[[list[str]], Any]
     queries: Callable[[list[str]], Any] | None = None
-    name: str | None = None
+    identity: str | None = None
 
     def __post_init__(self) -> None:
         for field, value in (("function", self.function), ("queries", self.queries)):
@@ -52,9 +52,11 @@ class CallableEmbedder(Embedder):
                 raise ArgumentTypeError(
                     f"CallableEmbedder.{field} must be a function of a list of texts, got {value!r}"
                 )
-        if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
+        if self.identity is not None and not (
+            isinstance(self.identity, str) and self.identity.strip()
+        ):
             raise ArgumentTypeError(
-                f"CallableEmbedder.name must be a text or None, got {self.name!r}"
+                f"CallableEmbedder.identity must be a text or None, got {self.identity!r}"
             )
 
     def embed(self, texts: Sequence[str]) -> Any:
@@ -66,15 +68,15 @@ class CallableEmbedder(Embedder):
         return self._ask(self.queries or self.function, texts)
 
     def fingerprint(self, side: Side | None = None) -> Mapping[str, Any] | None:
-        """Return the name, and the side where queries have a function of their own."""
-        if self.name is None:
+        """Return the identity, and the side where queries have a function of their own."""
+        if self.identity is None:
             return None
         own = side == "query" and self.queries is not None
-        return {"embedder": "callable", "name": self.name, "side": "query" if own else None}
+        return {"embedder": "callable", "identity": self.identity, "side": "query" if own else None}
 
     @property
     def base_model(self) -> str:
-        return self.name or "coreframe:CallableEmbedder"
+        return self.identity or "coreframe:CallableEmbedder"
 
     def _ask(self, function: Callable[[list[str]], Any], texts: Sequence[str]) -> Any:
         import numpy as np

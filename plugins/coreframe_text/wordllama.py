@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from coreframe.embedder import Embedder, check_texts
+from coreframe.embedder import Embedder, Side, check_texts
 from coreframe.errors import MissingExtra
+from coreframe_text.model_files import version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,14 @@ class WordLlama(Embedder):
         if filled:
             rows[filled] = model.embed([texts[index] for index in filled], norm=self.normalize)
         return rows
+
+    def fingerprint(self, side: Side | None = None) -> Mapping[str, Any]:
+        """Return the version of the package, which the model comes with."""
+        return {
+            "embedder": "wordllama",
+            "version": version("wordllama"),
+            "normalize": self.normalize,
+        }
 
 
 @lru_cache(maxsize=1)

@@ -222,9 +222,8 @@ def embed(texts):
     print(len(texts), flush=True)
     return Sha256(dimensions=8).embed(texts)
 
-cached = DiskCached(
-    embedder=CallableEmbedder(function=embed, name="kill"), cache=DiskCache(sys.argv[1]), batch=1
-)
+embedder = CallableEmbedder(function=embed, identity="kill")
+cached = DiskCached(embedder=embedder, cache=DiskCache(sys.argv[1]), batch=1)
 cached.embed([f"text {i}" for i in range(int(sys.argv[2]))])
 """
 
@@ -244,7 +243,7 @@ def test_a_killed_process_loses_its_last_batch_at_most(tmp_path: Path) -> None:
         return Sha256(dimensions=8).embed(texts)
 
     texts = [f"text {i}" for i in range(done + 5)]
-    named = CallableEmbedder(function=embed, name="kill")
+    named = CallableEmbedder(function=embed, identity="kill")
     rows = DiskCached(embedder=named, cache=DiskCache(tmp_path)).embed(texts)
     np.testing.assert_array_equal(rows, Sha256(dimensions=8).embed(texts))
     assert texts[done:] == asked[-5:]
@@ -255,7 +254,7 @@ def test_two_processes_write_at_the_same_time(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path), "200"]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    named = CallableEmbedder(function=_refuse, name="kill")
+    named = CallableEmbedder(function=_refuse, identity="kill")
     texts = [f"text {i}" for i in range(200)]
     rows = DiskCached(embedder=named, cache=DiskCache(tmp_path)).embed(texts)
     np.testing.assert_array_equal(rows, Sha256(dimensions=8).embed(texts))
@@ -340,7 +339,7 @@ def test_rows_that_are_not_finite_are_not_kept(cache: DiskCache) -> None:
         calls.append(len(texts))
         return [[np.nan if text == "bad" else 1.0] for text in texts]
 
-    cached = DiskCached(embedder=CallableEmbedder(function=embed, name="x"), cache=cache)
+    cached = DiskCached(embedder=CallableEmbedder(function=embed, identity="x"), cache=cache)
     for _ in range(2):
         assert np.isnan(cached.embed(["good", "bad"])).tolist() == [[False], [True]]
     assert calls == [2, 1]
