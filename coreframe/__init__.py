@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
     from coreframe.compose import Mined as Mined
     from coreframe.compose import Symmetric as Symmetric
     from coreframe.compose import WeightedSum as WeightedSum
+    from coreframe.continual import Updated as Updated
+    from coreframe.continual import update as update
     from coreframe.data.batches import Batches as Batches
     from coreframe.data.batches import Order as Order
     from coreframe.data.examples import Example as Example
@@ -53,6 +55,8 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
     from coreframe.relation import Relation as Relation
     from coreframe.relation import SameLabel as SameLabel
     from coreframe.row_loss import RowLoss as RowLoss
+    from coreframe.runs import StoredRun as StoredRun
+    from coreframe.runs import read_run as read_run
     from coreframe.sampler import Sampler as Sampler
     from coreframe.scheduler import Progress as Progress
     from coreframe.scheduler import Scheduler as Scheduler
@@ -93,7 +97,9 @@ _HOMES = {
     "SameLabel": "relation",
     "Sampler": "sampler",
     "Scheduler": "scheduler",
+    "StoredRun": "runs",
     "Symmetric": "compose",
+    "Updated": "continual",
     "WeightedSum": "compose",
     "build": "registry",
     "cached_step": "cached",
@@ -106,7 +112,9 @@ _HOMES = {
     "load": "artefact",
     "namespace": "backend",
     "pairwise": "tiles",
+    "read_run": "runs",
     "resolve": "scheduler",
+    "update": "continual",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]

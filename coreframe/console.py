@@ -121,7 +121,7 @@ def print_outcome(outcome: Outcome, folder: Path) -> None:
         cells = "".join(f"{values[m]:11.3f}" for m in metrics)
         index = "rebuild" if candidate.adapter.rebuilds_index else "stays"
         label = ("base" if name == "identity" else name) + (" *" if name == outcome.kept else "")
-        note = "" if candidate.allowed else "  (not with side=query)"
+        note = "" if candidate.allowed or name == "identity" else "  (not with side=query)"
         click.echo(f"  {label:<28}{cells}   {index}{note}")
     click.echo(
         f"  * best on dev{f', started from {outcome.start}' if outcome.start != 'identity' else ''}"
@@ -135,6 +135,15 @@ def print_outcome(outcome: Outcome, folder: Path) -> None:
         )
     g = outcome.comparison.gains[outcome.gate.metric]
     click.echo(f"  {'queries':<12}{g.better} better · {g.worse} worse · {g.same} same")
+    _print_forgetting(outcome)
+    if outcome.more_labels:
+        click.echo("")
+        for point in outcome.curve:
+            value = point.metrics[outcome.gate.metric]
+            click.echo(f"  {point.pairs:>9,} pairs {value:9.3f}  {outcome.gate.metric}")
+        click.echo(f"  {outcome.more_labels}")
+    elif outcome.no_curve:
+        click.echo(f"  learning curve: {outcome.no_curve}")
     click.echo("")
     gate = outcome.gate
     if gate.passed:
@@ -142,7 +151,34 @@ def print_outcome(outcome: Outcome, folder: Path) -> None:
         click.echo(f"  promoted: {outcome.promoted}   {outcome.seconds:.1f} s")
     else:
         click.echo(click.style(f"✗ no proof of gain: {gate.reason}", fg="red"))
-        click.echo("  identity kept, nothing promoted   exit 3")
+        stays = "the earlier adapter stays" if outcome.continued else "identity kept"
+        click.echo(f"  {stays}, nothing promoted   exit 3")
         click.echo(f"  {gate.hint}")
     click.echo(f"  {folder / 'report.html'}")
     click.echo(f"  use it: coreframe.load({str(folder)!r})(queries)")
+
+
+def _print_forgetting(outcome: Outcome) -> None:
+    """Print what a run that went on gained over the earlier adapter, and what it forgot."""
+    if outcome.over_previous is None or outcome.trial is None:
+        return
+    metric, trial = outcome.gate.metric, outcome.trial
+    click.echo("")
+    held = "not held" if trial.hold == "none" else f"held by {trial.hold} {trial.strength:g}"
+    click.echo(
+        f"{metric}, {held}{'':<4}queries     base   before    after    change   95% interval"
+    )
+    rows = [("new: test", len(outcome.test), outcome.over_previous.gains[metric], "")]
+    rows += [
+        (row.name, row.queries, row.gain, "  FORGOTTEN" if row.forgotten else "")
+        for row in outcome.forgetting
+    ]
+    bases = [outcome.candidates["identity"].test.mean(), *(row.base for row in outcome.forgetting)]
+    width = max(len(f"{metric}, {held}") + 2, *(len(row[0]) for row in rows))
+    for (name, queries, g, mark), base in zip(rows, bases, strict=True):
+        click.echo(
+            f"  {name:<{width}}{queries:>9,}{base[metric]:9.3f}{g.base:9.3f}{g.adapted:9.3f}"
+            f"{g.gain:+10.3f}   [{g.low:+.3f}, {g.high:+.3f}]{mark}"
+        )
+    if not outcome.forgetting:
+        click.echo("  nothing measures what was forgotten: give earlier sets with --keep")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import click
 
 from coreframe import console
 from coreframe.backend import get_backend
+from coreframe.cli import planning, saving, signals
 from coreframe.cli.common import NOT_BETTER, assignments, run_options, tell
 from coreframe.cli.followers import command, followers, result
 from coreframe.cli.options import Grouped
@@ -21,13 +22,12 @@ from coreframe.cli.options import Grouped
 @run_options
 def demo(quick: bool, embedder: str | None, **options: Any) -> int:
     """See embeddings get better on real data: English emoji names found by German ones."""
-    from coreframe import config, demo, outputs
+    from coreframe import config, demo, outputs, runs
     from coreframe.data.loading import Loaded
 
     if quick and options["config"] is not None:
         raise click.UsageError("--quick shortens the demo's own settings; leave out --config")
 
-    options["out"] = options["out"] or Path("coreframe-demo")
     chosen = [] if embedder is None else [f"embedder.name={embedder}"]
     default = demo.QUICK if quick else demo.SETTINGS
     settings = config.read(
@@ -36,17 +36,36 @@ def demo(quick: bool, embedder: str | None, **options: Any) -> int:
         default=default,
     )
     get_backend(settings.train.backend)  # what cannot run is said before any work
-    folder = outputs.claim_folder(options["out"], overwrite=options["overwrite"])
+    folder = saving.claim(options, Path("coreframe-demo"))
     pairs = demo.pairs(settings.embedder)
     inputs = {
         "German names": outputs.hash_texts(pairs.query_texts),
         "English names": outputs.hash_texts(pairs.document_texts),
     }
     loaded = Loaded(pairs, (), (), f"coreframe:{type(settings.embedder).__name__}")
-    return _train(loaded, settings, folder, "Emoji names, German to English", inputs, options)
+    title = "Emoji names, German to English"
+    return _train(loaded, settings, folder, title, inputs, runs.of_demo(pairs), options)
 
 
-@click.command(cls=Grouped)
+class SeveralValues(Grouped):
+    """A command whose ``--keep`` takes all up to the next option, as in ``--keep eval/*.jsonl``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        found: list[str] = []
+        keeping = False
+        for word in args:
+            if word.startswith("-"):
+                keeping = word == "--keep"
+                if not keeping:
+                    found.append(word)
+            else:
+                found += ["--keep", word] if keeping else [word]
+        if args[-1:] == ["--keep"]:
+            found.append("--keep")  # which click then says needs a value
+        return super().parse_args(ctx, found)
+
+
+@click.command(cls=SeveralValues)
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--queries",
@@ -65,6 +84,13 @@ def demo(quick: bool, embedder: str | None, **options: Any) -> int:
 )
 @click.option("--split", type=click.Choice(["auto", "random", "group", "time", "given"]),
               help="How train, dev and test are told apart.")  # fmt: skip
+@click.option("--dry-run", is_flag=True,
+              help="Say what would be done and about how much memory it takes.")  # fmt: skip
+@click.option("--continue", "earlier", metavar="RUN", type=click.Path(path_type=Path),
+              help="Go on from the adapter of this run, with its settings.")  # fmt: skip
+@click.option("--keep", "keep", metavar="EVAL...", multiple=True,
+              help="With --continue: sets that must not get worse, each a FILE, or "
+              "FILE,QUERIES,DOCUMENTS with vectors. After DATA.")  # fmt: skip
 @run_options
 def train(
     data: tuple[Path, ...],
@@ -72,6 +98,9 @@ def train(
     documents: Path | None,
     corpus: Path | None,
     split: str | None,
+    dry_run: bool,
+    earlier: Path | None,
+    keep: tuple[str, ...],
     **options: Any,
 ) -> int:
     """Train on your own DATA and keep the result only if it is proven better.
@@ -80,19 +109,36 @@ def train(
     with texts or, by --queries and --documents, with vectors that you have; or two files, X.npy
     and y.npy, of vectors and class labels. "coreframe inspect DATA" says what is seen in it.
     """
-    from coreframe import config, outputs
+    from coreframe import config, outputs, runs
     from coreframe.data import loading
 
-    options["out"] = options["out"] or Path("coreframe-run")
+    if keep and earlier is None:
+        raise click.UsageError(
+            "--keep says what a run that goes on must not forget: --continue RUN"
+        )
+    stored = None if earlier is None else runs.read_run(earlier)
+    if stored is not None and options["config"] is None:
+        options["config"] = stored.folder / "run.toml"
     chosen = [] if split is None else [f'data.split="{split}"']
     settings = config.read(options["config"], [*assignments(options), *chosen])
     get_backend(settings.train.backend)  # what cannot run is said before any work
-    folder = outputs.claim_folder(options["out"], overwrite=options["overwrite"])
+    if dry_run:
+        planned = planning.embedding_nothing(settings, options)
+        seen = loading.load_pairs(
+            data, queries=queries, documents=documents, corpus=corpus, config=planned
+        )
+        return planning.show(seen, settings, options)
+    folder = saving.claim(options, Path("coreframe-run"))
     loaded = loading.load_pairs(
         data, queries=queries, documents=documents, corpus=corpus, config=settings
     )
     inputs = {str(path): outputs.hash_file(path) for path in loaded.files}
-    return _train(loaded, settings, folder, data[0].name, inputs, options)
+    sources = runs.describe_sources(
+        folder, loaded.files, data=data, queries=queries, documents=documents, corpus=corpus
+    )
+    return _train(
+        loaded, settings, folder, data[0].name, inputs, sources, options, stored=stored, keep=keep
+    )
 
 
 def _train(
@@ -101,38 +147,70 @@ def _train(
     folder: Path,
     title: str,
     inputs: Mapping[str, str],
+    sources: Mapping[str, Any],
     options: Mapping[str, Any],
+    *,
+    stored: Any = None,
+    keep: tuple[str, ...] = (),
 ) -> int:
     """Split, run the experiment, write the folder, print the evidence, and return the code."""
-    from coreframe import outputs
+    from coreframe import outputs, runs
     from coreframe.data.splits import split_pairs
     from coreframe.experiment import experiment
 
     for line in (*loaded.notes, f"data    {loaded.pairs}"):
         tell(options, line)
     split = split_pairs(loaded, settings.data, seed=settings.train.seed)
-    for line in split.notes:
+    train, going_on = split.train, None
+    entries: Sequence[Any] = ()
+    told = list(split.notes)
+    if stored is not None:
+        remembered = runs.remember(stored, keep, settings, folder)
+        going_on = runs.go_on(
+            stored,
+            settings,
+            loaded.pairs,
+            base_model=loaded.base_model,
+            kept=remembered.kept,
+        )
+        train, left_out = runs.without_kept(train, remembered.kept)
+        entries = remembered.entries
+        told += remembered.notes
+        if left_out:
+            told.append(f"kept    {left_out:,} training queries stand in a kept set: left out")
+    for line in told:
         tell(options, line)
-    with followers(settings, folder, options) as following:
+    checkpoints = saving.checkpoints(options, settings, folder, inputs)
+    with (
+        signals.stopping(checkpoints),
+        checkpoints,
+        followers(settings, folder, options) as following,
+    ):
         outcome = experiment(
-            split.train,
+            train,
             split.dev,
             split.test,
             settings,
             base_model=loaded.base_model,
             callbacks=[following],
+            earlier=going_on,
+            checkpoints=checkpoints,
         )
-        notes = (*loaded.notes, *split.notes)
+        notes = (*loaded.notes, *told)
         metrics = outputs.write_run(
             outcome,
             settings,
             folder,
             title=title,
             inputs=inputs,
+            sources=sources,
+            kept=entries,
             notes=notes,
             logged=True,
             command=command(),
         )
+        if checkpoints.save_strategy == "auto":
+            checkpoints.remove()  # they were there to go on from, and the results are written
         following.on_result(result(metrics))
     if options["as_json"]:
         click.echo(outputs.to_json(metrics))

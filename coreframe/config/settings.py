@@ -57,6 +57,8 @@ SPLITS = ("auto", "random", "group", "time", "given")
 LEAKAGE = ("drop", "keep", "refuse")
 SIDES = ("query", "both")
 CURRICULA = ("quality", "difficulty")
+EVALUATIONS = ("epoch", "steps", "no")
+SAVINGS = ("auto", "steps", "epoch", "no")
 STARTS = ("auto", "identity", "whitening", "procrustes")
 
 
@@ -146,6 +148,15 @@ class TrainSettings:
         max_grad_norm: > 0, the norm that gradients are clipped to; None leaves them.
         max_grad_value: > 0, the size that each entry is clipped to; None leaves them.
         ema_decay: in [0, 1), average the parameters exponentially; None does not.
+        eval_strategy: epoch, steps (every eval_steps updates, and at the end) or no (at the end
+            alone, which is then kept): when dev is evaluated. None is epoch, or steps with eval_steps.
+        eval_steps: updates between two evaluations, >= 1; None for another strategy.
+        save_strategy: auto (by time, as long as it is cheap), steps, epoch or no: when the run is
+            saved. None is auto, or steps with save_steps.
+        save_steps: updates between two checkpoints, >= 1; None for another strategy.
+        save_total_limit: >= 1, the checkpoints that are kept; None keeps all.
+        max_skipped_steps: >= 1, the updates in a row that may be left out because they are not
+            finite before the run stops; None never stops.
         run_name: what trackers call the run; None leaves it to them.
     """
 
@@ -166,6 +177,12 @@ class TrainSettings:
     max_grad_norm: float | None = None
     max_grad_value: float | None = None
     ema_decay: float | Scheduler | None = None
+    eval_strategy: str | None = None
+    eval_steps: int | None = None
+    save_strategy: str | None = None
+    save_steps: int | None = None
+    save_total_limit: int | None = 2
+    max_skipped_steps: int | None = 10
     run_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -195,6 +212,19 @@ class TrainSettings:
                 checks.number(self, name, above=0)
         if self.ema_decay is not None:
             checks.number(self, "ema_decay", minimum=0, below=1)
+        for name in ("eval_steps", "save_steps", "save_total_limit", "max_skipped_steps"):
+            if getattr(self, name) is not None:
+                checks.number(self, name, minimum=1, integer=True)
+        for kind, words in (("eval", EVALUATIONS), ("save", SAVINGS)):
+            name, strategy = f"{kind}_strategy", getattr(self, f"{kind}_strategy")
+            if strategy is None:
+                continue
+            checks.choice(self, name, words)
+            if (strategy == "steps") != (getattr(self, f"{kind}_steps") is not None):
+                raise ArgumentError(
+                    f"TrainSettings.{name} must be 'steps' where {kind}_steps is given, and only "
+                    f"there, got {strategy!r} and {kind}_steps = {getattr(self, f'{kind}_steps')!r}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +315,7 @@ class ContinualSettings:
     """
 
     hold: str = "auto"
-    strengths: tuple[float, ...] = (0.003, 0.03, 0.3)
+    strengths: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
 
     def __post_init__(self) -> None:
         checks.choice(self, "hold", ("auto", "ewc", "l2", "none"))
