@@ -2,6 +2,7 @@
 
 model.safetensors config.json    the adapter that was promoted
 README.md report.html            what was found, to read
+report.json                      what the page shows: coreframe report draws it again
 metrics.json                     and for programs
 run.toml environment.json        what ran, with what; hashes of what was read
 metrics.jsonl trainer_state.json how training went, line by line
@@ -35,7 +36,7 @@ from coreframe.experiment import Candidate, Outcome
 from coreframe.following import named_lines
 from coreframe.forgetting import KeptSet
 from coreframe.learned import FILE as LEARNED
-from coreframe.report import model_card, report_html
+from coreframe.report import model_card, render, report_data
 from coreframe.storage import make_folder, write_files
 from coreframe.trainer_state import trainer_state
 
@@ -93,13 +94,14 @@ def write_run(
     environment |= {"command": command} if command else {}
     metrics = summary(outcome, config) | {"data": list(notes)}
     text = dump(config)
-    report = report_html(outcome, title=title, config_text=text, environment=environment)
+    data = report_data(outcome, title=title, config_text=text, environment=environment)
     contents = {
         "run.toml": text,
         "metrics.json": to_json(metrics) + "\n",
         "environment.json": to_json(environment) + "\n",
-        "report.html": report,
-        "README.md": model_card(outcome, title=title, environment=environment),
+        "report.json": json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.html": render(data),
+        "README.md": model_card(outcome, title=title, environment=environment, data=data),
     }
     contents["trainer_state.json"] = to_json(_trainer_state(outcome, config)) + "\n"
     if not logged:

@@ -6,10 +6,13 @@ One chart a file. ``coreframe.plots.shapes`` says what they are drawn of.
 from coreframe.plots.histograms import distributions, histograms
 from coreframe.plots.intervals import interval_plot, share_bar
 from coreframe.plots.lines import Line, line_chart
-from coreframe.plots.numbers import fixed, median, signed, ticks
+from coreframe.plots.numbers import MINUS, fixed, median, signed, ticks
 from coreframe.plots.rank_grid import rank_grid, rank_table
+from coreframe.plots.scatter import scatter
+from coreframe.plots.whiskers import whisker_chart
 
 __all__ = [
+    "MINUS",
     "Line",
     "distributions",
     "fixed",
@@ -19,7 +22,9 @@ __all__ = [
     "median",
     "rank_grid",
     "rank_table",
+    "scatter",
     "share_bar",
     "signed",
     "ticks",
+    "whisker_chart",
 ]

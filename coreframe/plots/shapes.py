@@ -56,8 +56,9 @@ def text(
     weight = ' font-weight="600"' if bold else ""
     turn = f' transform="rotate(-90 {short(x)} {short(y)})"' if turned else ""
     return (
-        f'<text class="{tone}" x="{short(x)}" y="{short(y)}" text-anchor="{anchor}" fill="currentColor" '
-        f'font-size="{10.5 if small else 12}"{weight}{turn}>{escape(text)}</text>'
+        f'<text class="{tone}{" small" if small else ""}" x="{short(x)}" y="{short(y)}" text-anchor="{anchor}" '
+        f'fill="currentColor" font-size="{10.5 if small else 12}"{weight}{turn}>'
+        f"{escape(text)}</text>"
     )
 
 

@@ -132,9 +132,10 @@ def test_the_page_is_whole_and_loads_nothing(name: str, request: pytest.FixtureR
     assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
     assert "@import" not in text
     assert "url(" not in text
-    assert page.links == ["data:,"]
+    assert page.links[0] == "data:,"
+    assert all(link.startswith("#") and f'id="{link[1:]}"' in text for link in page.links[1:])
     assert not {"script", "iframe", "img", "object", "base"} & set(page.tags)
-    assert page.tags.count("svg") == 6 + len(METRICS)
+    assert page.tags.count("svg") == 11 + len(METRICS)
     assert text.count('role="img"') == page.tags.count("svg") == text.count("<svg")
     assert page.tags.count("title") == 1 + page.tags.count("svg")
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", page.text + " ".join(SVG.findall(text)))
@@ -312,19 +313,21 @@ def test_numbers_are_written_with_signs() -> None:
 
 def test_plots_of_nothing_and_of_one_point() -> None:
     assert plots.line_chart([plots.Line("a", [])], title="t", x_label="x") == ""
-    assert plots.histograms([("p", [("s", "good", [])])], title="t", x_label="x") == ""
+    assert plots.distributions([("p", [("s", "good", [])])]) == {}
+    assert plots.histograms({}, title="t", x_label="x") == ""
     one = plots.line_chart(
         [plots.Line("a", [(4, 0.5)])], title="<t>", x_label="x", mark=(0, "kept"), level=(0.1, "b")
     )
     Page(one)
     assert "&lt;t&gt;" in one
-    Page(plots.histograms([("p", [("s", "good", [0.5])])], title="t", x_label="x"))
-    Page(plots.rank_grid([], [], title="t", largest=3))
+    single = plots.distributions([("p", [("s", "good", [0.5])])])
+    Page(plots.histograms(single, title="t", x_label="x"))
+    Page(plots.rank_grid(plots.rank_table([], [], largest=3), title="t"))
     Page(plots.share_bar(0, 0, 0))
 
 
 def test_the_rank_grid_counts_every_query() -> None:
     before, after = [1, 2, 11, 2000, 7], [1, 1, 10, 3, 1500]
-    drawn = plots.rank_grid(before, after, title="t", largest=2500)
+    drawn = plots.rank_grid(plots.rank_table(before, after, largest=2500), title="t")
     counts = [int(n) for n in re.findall(r">(\d+)</text>", drawn.split("<rect", 1)[1])]
     assert sum(counts) == len(before)
