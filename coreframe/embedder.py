@@ -46,6 +46,15 @@ class Embedder(ABC):
         """What made the vectors, as an artefact says it."""
         return f"coreframe:{type(self).__name__}"
 
+    @property
+    def tells_sides(self) -> bool:
+        """Whether a text may have another vector as a query than as a document."""
+        names = ("embed_queries", "embed_documents")
+        if all(getattr(type(self), name) is getattr(Embedder, name) for name in names):
+            return False
+        left, right = self.fingerprint("query"), self.fingerprint("document")
+        return left is None or left != right
+
 
 def embed_side(embedder: Embedder, texts: Sequence[str], side: Side | None) -> Any:
     """Call the method of an embedder for a side; None is plain ``embed``."""
@@ -53,7 +62,9 @@ def embed_side(embedder: Embedder, texts: Sequence[str], side: Side | None) -> A
     return getattr(embedder, method, embedder.embed)(texts)
 
 
-def embed_both(embedder: Embedder, queries: Sequence[str], documents: Sequence[str]) -> Any:
+def embed_both(
+    embedder: Embedder, queries: Sequence[str], documents: Sequence[str]
+) -> tuple[Any, Any]:
     """Return the rows of queries and of documents, each different text of a side once given.
 
     A text that is on both sides is embedded once, unless the embedder tells sides apart.
@@ -76,13 +87,10 @@ def embed_both(embedder: Embedder, queries: Sequence[str], documents: Sequence[s
 
 def treats_sides_alike(embedder: Embedder) -> bool:
     """Say whether a text has one vector, whichever side it is on."""
-    names = ("embed_queries", "embed_documents")
-    if not isinstance(embedder, Embedder):  # anything with ``embed``
-        return not any(hasattr(embedder, name) for name in names)
-    if all(getattr(type(embedder), name) is getattr(Embedder, name) for name in names):
-        return True
-    left, right = embedder.fingerprint("query"), embedder.fingerprint("document")
-    return left is not None and left == right
+    if isinstance(embedder, Embedder):
+        return not embedder.tells_sides
+    # Anything with ``embed``.
+    return not hasattr(embedder, "embed_queries") and not hasattr(embedder, "embed_documents")
 
 
 def check_texts(texts: object) -> None:

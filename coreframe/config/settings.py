@@ -76,6 +76,7 @@ class DataSettings:
         anchor, positive, negative, anchor_id, positive_id, negative_id, label, group, time, weight,
             difficulty: names of columns; None finds them.
         split_column: name of the column that gives the part of a row; None finds it.
+        cache: whether vectors of texts are kept on disk, where the embedder takes its time.
     """
 
     dev: float = 0.1
@@ -95,6 +96,7 @@ class DataSettings:
     weight: str | None = None
     difficulty: str | None = None
     split_column: str | None = None
+    cache: bool = True
 
     def __post_init__(self) -> None:
         checks.number(self, "dev", above=0, below=1)
@@ -109,6 +111,7 @@ class DataSettings:
         checks.number(self, "minimum_score", above=0, maximum=1)
         for name in (*_ROLES, "split_column"):
             _optional_text(self, name)
+        checks.flag(self, "cache")
         taken: dict[str, str] = {}
         for role, column in self.columns.items():
             if column in taken:

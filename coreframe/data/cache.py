@@ -188,6 +188,10 @@ class Cached(Embedder):
     def base_model(self) -> str:
         return self.embedder.base_model
 
+    @property
+    def tells_sides(self) -> bool:
+        return self.embedder.tells_sides
+
     def embed_counted(self, texts: Sequence[str], side: Side | None = None) -> tuple[Any, int]:
         """Return the rows, and for how many of the texts the other embedder was asked."""
         check_texts(texts)

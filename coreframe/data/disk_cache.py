@@ -163,6 +163,10 @@ class DiskCached(Embedder):
     def base_model(self) -> str:
         return self.embedder.base_model
 
+    @property
+    def tells_sides(self) -> bool:
+        return self.embedder.tells_sides
+
     def _embed(self, texts: Sequence[str], side: Side | None) -> Any:
         check_texts(texts)
         fingerprint = self.embedder.fingerprint(side)
@@ -235,3 +239,27 @@ class DiskCached(Embedder):
             else:
                 missing.append(i)
         return rows, missing
+
+
+def kept_on_disk(embedder: Embedder, wanted: bool = True) -> Embedder:
+    """Return an embedder that keeps its vectors in the user's cache, where that is wanted and
+    there is a place for it.
+    """
+    if not wanted:
+        return embedder
+    try:
+        return DiskCached(embedder=embedder)
+    except RuntimeError:  # this user has no home
+        return embedder
+
+
+def told(embedder: Embedder) -> str | None:
+    """Return a line on what an embedder found on the disk; None if it keeps nothing there."""
+    if not isinstance(embedder, DiskCached) or not embedder.cache.hits + embedder.cache.misses:
+        return None
+    cache = embedder.cache
+    damaged = f", {cache.damaged:,} damaged" if cache.damaged else ""
+    return (
+        f"cache   {cache.misses:,} texts embedded, {cache.hits:,} were there{damaged}; "
+        f"{cache.size / 1e6:,.1f} MB in {cache.folder}"
+    )

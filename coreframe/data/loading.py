@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from coreframe.config import RunConfig, default
 from coreframe.data import seeing, sources
 from coreframe.data.array_files import open_npy, read_labels
+from coreframe.data.disk_cache import kept_on_disk
 from coreframe.data.files import Rows
 from coreframe.data.joining import PARTS, Joined, join
 from coreframe.data.pairs import Pairs
@@ -38,6 +39,8 @@ class Loaded:
         parts: (q,) the given part of each query, 0 train, 1 dev, 2 test; or None.
         times: (q,) the time of each query, or None.
         has_groups: whether a column said which queries belong together.
+        query_ids, document_ids: of vectors from files, what a column of ids calls each query and
+            each document: its row or its id in the file. None where there are no such files.
     """
 
     pairs: Pairs
@@ -47,6 +50,8 @@ class Loaded:
     parts: Ints | None = None
     times: Floats | None = None
     has_groups: bool = False
+    query_ids: Sequence[Any] | None = None
+    document_ids: Sequence[Any] | None = None
 
     def part(self, name: str) -> Pairs:
         """Return the queries of one given part: train, dev or test."""
@@ -82,6 +87,7 @@ def load_pairs(
     Raises DataError for anything that is broken or does not fit together, and says where.
     """
     config = config or default()
+    config = replace(config, embedder=kept_on_disk(config.embedder, config.data.cache))
     given = list(data) if isinstance(data, list | tuple) and _are_sources(data) else [data]
     if len(given) == 2 and all(_is_npy(source) for source in given):
         return _labelled_vectors(given, queries, documents, corpus)
@@ -94,6 +100,7 @@ def load_pairs(
         raise ArgumentError("--queries and --documents go together: vectors of both sides")
     seen = seeing.Notes()
     made: tuple[Pairs, Joined, str | None]
+    ids: tuple[Sequence[Any] | None, Sequence[Any] | None] = (None, None)
     if _is_npy(given[0]):
         found = sources.of_numbers(open_npy(os.fspath(given[0])), os.fspath(given[0]))
     else:
@@ -111,7 +118,8 @@ def load_pairs(
         if corpus is not None:
             d = sources.more_vectors(d, open_vectors(corpus))
             files.append(Path(corpus))
-        made = _with_vectors(found, q, d, config, seen)
+        pairs, joined, ids = _with_vectors(found, q, d, config, seen)
+        made = pairs, joined, None
     elif found.has_vectors:
         if corpus is not None:
             raise ArgumentError(
@@ -135,6 +143,7 @@ def load_pairs(
         joined.parts,
         joined.times,
         joined.groups is not None,
+        *ids,
     )
 
 
@@ -163,14 +172,16 @@ def _embedded(
     if len(unique) < len(texts):
         place = {text: i for i, text in enumerate(unique)}
         q = np.asarray(q)[[place[text] for text in texts]]
-    name = f"coreframe:{type(config.embedder).__name__}"
-    return _pairs(joined, q, d, texts, right), joined, name
+    seen.of_cache(config.embedder)
+    return _pairs(joined, q, d, texts, right), joined, config.embedder.base_model
 
 
 def _with_vectors(
     found: sources.Found, q: Vectors, d: Vectors, config: RunConfig, seen: seeing.Notes
-) -> tuple[Pairs, Joined, None]:
-    """Join rows with vectors of both sides, each by ids or row numbers, or by line."""
+) -> tuple[Pairs, Joined, tuple[Sequence[Any], Sequence[Any]]]:
+    """Join rows with vectors of both sides, each by ids or row numbers, or by line; and say what
+    each row of the pairs is called.
+    """
     for side, vectors in (("queries", q), ("documents", d)):
         seen.of_vectors(side, vectors)
     judged, left, right = found.by_vectors(q, d)
@@ -181,7 +192,13 @@ def _with_vectors(
     rows = joined.source if left.rows is None else left.rows[joined.source]
     texts = None if left.texts is None else [left.texts[i] for i in joined.source.tolist()]
     pairs = _pairs(joined, take_rows(q.array, rows), documents, texts, right.texts)
-    return pairs, joined, None
+    every = range(len(documents)) if kept is None else kept.tolist()
+    return pairs, joined, (_called(q, rows.tolist()), _called(d, every))
+
+
+def _called(x: Vectors, rows: Sequence[int]) -> Sequence[Any]:
+    """Return what a column of ids calls some rows of a file of vectors."""
+    return rows if x.ids is None else [x.ids[i] for i in rows]
 
 
 def _own_vectors(
@@ -268,7 +285,8 @@ def _classes(rows: Rows, found: sources.Found, config: RunConfig, seen: seeing.N
         texts = list(dict.fromkeys(rows.texts))
         place = {text: i for i, text in enumerate(texts)}
         x = np.asarray(config.embedder.embed(texts))[[place[text] for text in rows.texts]]
-        base_model = f"coreframe:{type(config.embedder).__name__}"
+        seen.of_cache(config.embedder)
+        base_model = config.embedder.base_model
     seen.of_classes(labels)
     pairs = Pairs.labelled(x, labels)
     files = tuple(map(Path, found.files))

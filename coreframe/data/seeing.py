@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coreframe.data.disk_cache import told
 from coreframe.data.joining import Joined, Judged
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, ListedRelevance, row_codes
 from coreframe.data.vectors import Vectors
+from coreframe.embedder import Embedder
 from coreframe.lazy import take
 
 
@@ -39,6 +41,10 @@ class Notes:
                 f"{'is' if facts.zero_rows == 1 else 'are'} all zeros, the first in row "
                 f"{facts.first_zero} (from 0): their similarity to anything is 0"
             )
+
+    def of_cache(self, embedder: Embedder) -> None:
+        if line := told(embedder):
+            self.say(line)
 
     def of_judgements(self, joined: Joined, judged: Judged, least: float) -> None:
         relevance = joined.relevance
