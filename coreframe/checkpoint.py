@@ -17,24 +17,24 @@ from types import TracebackType
 from typing import Any
 
 from coreframe import checkpoint_files as files
+from coreframe.config.settings import SAVINGS
 from coreframe.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from coreframe.fields import differences
 from coreframe.lock import FolderLock
 from coreframe.storage import remove_folder, sweep, sync_folder
 from coreframe.trainer_state import trainer_state
 
-STRATEGIES = ("auto", "no", "steps", "epoch")
 AUTO_SECONDS = 30.0
 """By default a run is saved once this time has passed ..."""
 AUTO_SHARE = 0.01
 """... and saving has cost no more than this share of it."""
 HARMLESS = (
-    "train.backend", "train.max_skipped_steps", "train.save_steps", "train.save_strategy",
-    "train.save_total_limit", "gate.maximum_coverage_loss", "gate.maximum_forgetting",
-    "gate.metrics", "gate.minimum_gain", "gate.minimum_groups", "gate.minimum_queries",
-    "gate.resamples",
+    "callbacks", "continual", "curve", "gate", "train.backend", "train.max_skipped_steps",
+    "train.run_name", "train.save_steps", "train.save_strategy", "train.save_total_limit",
 )  # fmt: skip
-"""What may differ from the run that was saved: it changes no step, only where or what for."""
+"""What may differ from the run that was saved, by the beginning of its path: it changes no step."""
+HARMFUL = ("gate.metric",)
+"""... but for what chooses the best evaluation."""
 _log = logging.getLogger(__name__)
 
 
@@ -92,9 +92,9 @@ class Checkpoints:
         overwrite: bool = False,
     ) -> None:
         strategy = save_strategy or ("auto" if save_steps is None else "steps")
-        if strategy not in STRATEGIES:
+        if strategy not in SAVINGS:
             raise ArgumentError(
-                f"save_strategy must be one of {', '.join(STRATEGIES)}, got {save_strategy!r}"
+                f"save_strategy must be one of {', '.join(SAVINGS)}, got {save_strategy!r}"
             )
         for name, number in (("save_steps", save_steps), ("save_total_limit", save_total_limit)):
             whole = isinstance(number, int) and not isinstance(number, bool)
@@ -114,6 +114,8 @@ class Checkpoints:
         self.path: Path | None = None
         """The last checkpoint that was saved, or gone on from."""
         self.stopping = False
+        self.training = False
+        """Whether a fit is under way, which could finish its step and be saved."""
         self._fits: dict[str, dict[str, Any]] = {}
         self._found: dict[str, dict[str, Any]] = {}
         self._open: ExitStack | None = None
@@ -173,7 +175,7 @@ class Checkpoints:
                 for name, fit in stored.progress["fits"].items()
             }
             _log.info("going on from %s", stored.path)
-        elif self.resume is None and (old := files.complete(self.folder)):
+        elif old := files.complete(self.folder):
             if not self.overwrite:
                 raise CheckpointError(
                     old[-1][1], None,
@@ -266,9 +268,11 @@ class Scope:
         if self.name in self.owner._fits:
             raise ArgumentError(f"this run already has a fit {self.name!r}: names differ")
         self.owner.__enter__()
+        self.owner.training = self.owner.save_strategy != "no"
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.owner.training = False
         self.owner.__exit__(*error)
 
     @property
@@ -327,7 +331,7 @@ def _refuse(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], hint: st
     changed = [
         f"{name}={before}, the run has {now}"
         for name, before, now in differences(old, new)
-        if name not in HARMLESS
+        if name in HARMFUL or not any(f"{name}.".startswith(f"{x}.") for x in HARMLESS)
     ]
     if changed:
         text = "; ".join(f"it has {one}" for one in changed[:5])

@@ -86,6 +86,7 @@ class Interrupted(CoreframeError):
 
     def __init__(self, path: object, step: int) -> None:
         self.path, self.step = path, step
+        self.signal: int | None = None
         saved = f"saved in {path}" if path is not None else "nothing was saved"
         super().__init__(f"the run was interrupted after step {step}; {saved}")
 

@@ -20,6 +20,7 @@ from coreframe.adapter import ClosedForm
 from coreframe.artefact import Side, TrainedAdapter
 from coreframe.backend import choose_backend
 from coreframe.callbacks import Callback
+from coreframe.checkpoint import Checkpoints
 from coreframe.config import RunConfig
 from coreframe.curve import learning_curve, left_out
 from coreframe.data.batches import Order
@@ -62,18 +63,20 @@ def experiment(
     base_model: str | None = None,
     callbacks: Sequence[Callback] = (),
     earlier: Earlier | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Outcome:
     """Train by a configuration, evaluate every candidate on dev and test, and pass the gate.
 
     ``earlier`` is what to go on from: then training starts there, is held there, and must not
-    forget what is kept (see ``coreframe.forgetting``).
+    forget what is kept (see ``coreframe.forgetting``). With ``checkpoints`` the run is saved, and
+    fits that a checkpoint has to the end are not trained again.
     """
     started = time.perf_counter()
     where = backend or config.train.backend
     choice = choose_backend(where, like=train.queries)
     train, dev, test = (part.to(choice.backend) for part in (train, dev, test))
     with following(callbacks) as told:
-        lab = _Lab(train, dev, config, where, base_model, told)
+        lab = _Lab(train, dev, config, where, base_model, told, checkpoints)
         found = lab.fresh() if earlier is None else lab.continued(earlier)
 
     asked, metric = config.gate.evaluated, config.gate.metric
@@ -177,6 +180,7 @@ class _Lab:
     backend: str | None
     base_model: str | None
     following: Following
+    checkpoints: Checkpoints | None = None
 
     @property
     def dimensions(self) -> int:
@@ -202,6 +206,7 @@ class _Lab:
             backend=self.backend,
             base_model=self.base_model,
             callbacks=(self.following.scope(name.removeprefix("start-")),) if followed else (),
+            checkpoints=None if self.checkpoints is None else self.checkpoints.scope(name),
             **changes,
         )
 
@@ -340,6 +345,9 @@ def fit_arguments(config: RunConfig) -> dict[str, Any]:
         "max_grad_norm": settings.max_grad_norm,
         "max_grad_value": settings.max_grad_value,
         "ema_decay": settings.ema_decay,
+        "eval_strategy": settings.eval_strategy,
+        "eval_steps": settings.eval_steps,
+        "max_skipped_steps": settings.max_skipped_steps,
         "metric": config.gate.metric,
         "seed": settings.seed,
     }

@@ -50,11 +50,10 @@ LOG_LINES = 100
 """About how many lines of a run carry the loss: each is a wait for the device."""
 FINDINGS = 3
 """How many updates that were left out are explained: each takes a second pass over its batch."""
-EVALUATIONS = ("epoch", "steps", "no")
 _log = logging.getLogger(__name__)
 
 
-__all__ = ["EVALUATIONS", "Run", "Setup", "Trainer", "solve"]
+__all__ = ["Run", "Setup", "Trainer", "solve"]
 
 
 class Trainer:

@@ -15,13 +15,13 @@ from coreframe.artefact import Side
 from coreframe.backend import choose_backend
 from coreframe.callbacks import Callback
 from coreframe.checkpoint import Checkpoints, Scope, scope_of
-from coreframe.config.settings import SIDES
+from coreframe.config.settings import EVALUATIONS, SIDES
 from coreframe.data.batches import Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.evaluation import metrics
 from coreframe.following import following
-from coreframe.loop import EVALUATIONS, Run, Setup, Trainer
+from coreframe.loop import Run, Setup, Trainer
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer

@@ -1,11 +1,12 @@
 """The command line. Results go to stdout, everything else to stderr. One file a family of verbs.
 
 Exit codes: 0 done and better; 1 failed; 2 usage or configuration; 3 trained but not better,
-nothing promoted; 4 input data rejected; 130 interrupted.
+nothing promoted; 4 input data rejected; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from typing import Any
@@ -13,19 +14,24 @@ from typing import Any
 import click
 
 import coreframe
-from coreframe.cli import apply, compare, evaluate, export, inspect, logs, look, train
-from coreframe.cli.common import BAD_DATA, FAILED, INTERRUPTED, NOT_BETTER, USAGE
+from coreframe.cli import apply, compare, evaluate, export, inspect, logs, look, report, signals, train
+from coreframe.cli.common import BAD_DATA, FAILED, INTERRUPTED, NOT_BETTER, TERMINATED, USAGE
 from coreframe.errors import (
     CoreframeError,
     DataError,
+    Diverged,
     EmbedderError,
+    Interrupted,
     MissingExtra,
     OutputError,
     PluginError,
     PluginWarning,
 )
 
-__all__ = ["BAD_DATA", "FAILED", "INTERRUPTED", "NOT_BETTER", "USAGE", "main", "run"]
+__all__ = ["BAD_DATA", "FAILED", "INTERRUPTED", "NOT_BETTER", "TERMINATED", "USAGE", "main", "run"]
+
+SIGNALLED = 128
+"""The exit code of a process that a signal ends is its number beyond this."""
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -43,16 +49,22 @@ def run(arguments: list[str] | None = None) -> int:
         except click.ClickException as error:
             error.show()
             return error.exit_code
-        except (KeyboardInterrupt, click.Abort):
+        except (KeyboardInterrupt, click.Abort) as error:  # click makes the second of the first
             click.echo("interrupted", err=True)
-            return INTERRUPTED
+            stopped = error.__cause__ if isinstance(error, click.Abort) else error
+            return SIGNALLED + getattr(stopped, "signal", signal.SIGINT)
+        except Interrupted as error:
+            click.echo(str(error), err=True)
+            if error.path is not None:
+                click.echo(f"go on with it:\n  {signals.go_on(words, str(error.path))}", err=True)
+            return SIGNALLED + (error.signal or signal.SIGINT)
         except CoreframeError as error:
             if "--debug" in words:
                 raise
             click.echo(f"error: {error}", err=True)
             if isinstance(error, DataError):
                 return BAD_DATA
-            failures = OutputError | MissingExtra | PluginError | EmbedderError
+            failures = OutputError | MissingExtra | PluginError | EmbedderError | Diverged
             return FAILED if isinstance(error, failures) else USAGE
         except Exception as error:  # a plugin's, or ours: one line all the same
             if "--debug" in words:
@@ -76,6 +88,7 @@ for command in (
     train.train,
     evaluate.evaluate,
     compare.compare,
+    report.report,
     export.export,
     apply.apply,
     inspect.inspect_,

@@ -12,7 +12,7 @@ from coreframe.cli import logs
 from coreframe.cli import options as hf
 from coreframe.cli.options import grouped, training_options
 
-FAILED, USAGE, NOT_BETTER, BAD_DATA, INTERRUPTED = 1, 2, 3, 4, 130
+FAILED, USAGE, NOT_BETTER, BAD_DATA, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 130, 143
 
 
 def run_options(command: Any) -> Any:

@@ -30,6 +30,11 @@ _PATHS = {
     "weight_decay": "optimizer.weight_decay",
     "metric_for_best_model": "gate.metric",
     "run_name": "train.run_name",
+    "eval_strategy": "train.eval_strategy",
+    "eval_steps": "train.eval_steps",
+    "save_strategy": "train.save_strategy",
+    "save_steps": "train.save_steps",
+    "save_total_limit": "train.save_total_limit",
 }
 _RATE = ("learning_rate", "lr_scheduler_type", "warmup_steps")
 _PEAKS = ("peak", "start", "value")
@@ -67,6 +72,7 @@ def grouped(group: str) -> Callable[..., Any]:
 
 
 _train = grouped("Training")
+_saved = grouped("Checkpoints")
 _log = grouped("Logging")
 
 TRAINING = (
@@ -89,6 +95,16 @@ TRAINING = (
            "test queries, such as recall@100,map@100."),
     _train("--load-best-model-at-end/--no-load-best-model-at-end", default=True,
            help="Always on here: the epoch that is best on dev is kept."),
+    _train("--eval-strategy", type=click.Choice(["epoch", "steps", "no"]),
+           help="train.eval_strategy: when dev is evaluated."),
+    _train("--eval-steps", type=click.IntRange(1), help="train.eval_steps: every so many updates."),
+    _saved("--resume-from-checkpoint", metavar="latest|PATH", help="Go on with a run that was "
+           "stopped: from the newest whole checkpoint in the output folder, or from a given one."),
+    _saved("--save-strategy", type=click.Choice(["auto", "steps", "epoch", "no"]),
+           help="train.save_strategy: when the run is saved; auto goes by time."),
+    _saved("--save-steps", type=click.IntRange(1), help="train.save_steps: every so many updates."),
+    _saved("--save-total-limit", type=click.IntRange(1), help="train.save_total_limit: checkpoints "
+           "that are kept."),
     _log("--report-to", multiple=True, metavar="NAME", help="Log to tensorboard, mlflow, wandb, "
          "trackio or another callback as well; several by commas. Default: none."),
     _log("--run-name", help="train.run_name: what those call the run."),
@@ -220,7 +236,7 @@ def _height(table: Mapping[str, Any]) -> str:
     )
 
 
-def _peak(here: Any) -> float | None:
+def _peak(here: Any) -> Any:
     return here[_height(here)] if isinstance(here, Mapping) else here
 
 

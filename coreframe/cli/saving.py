@@ -1,0 +1,51 @@
+"""The folder of a run and its checkpoints, as the options of the command line ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # at run time it would bring what listing does not need
+    from coreframe.checkpoint import Checkpoints
+
+
+def claim(options: dict[str, Any], default: Path) -> Path:
+    """Return the output folder, made sure of before any work.
+
+    A run that goes on may find its own files there: with a path and without --out it goes on where
+    the checkpoint lies. With "latest" so may a run that was stopped before its first checkpoint.
+    """
+    from coreframe import checkpoint_files, outputs
+
+    resume = options["resume_from_checkpoint"]
+    if options["out"] is None and resume not in (None, "latest"):
+        path = Path(resume)
+        options["out"] = path.parent if path.name.startswith(checkpoint_files.PREFIX) else path
+    options["out"] = out = options["out"] or default
+    own = resume is not None and (
+        resume != "latest"
+        or bool(checkpoint_files.complete(out))
+        or not (out / "metrics.json").exists()
+    )
+    return outputs.claim_folder(out, overwrite=options["overwrite"] or own)
+
+
+def checkpoints(
+    options: Mapping[str, Any], settings: Any, folder: Path, inputs: Mapping[str, str]
+) -> Checkpoints:
+    """Return the checkpoints of a run, and what it shares with the one that it goes on from."""
+    from coreframe.checkpoint import Checkpoints
+    from coreframe.fields import described
+
+    train = settings.train
+    return Checkpoints(
+        folder,
+        save_strategy=train.save_strategy,
+        save_steps=train.save_steps,
+        save_total_limit=train.save_total_limit,
+        resume=options["resume_from_checkpoint"],
+        config=described(settings),
+        inputs=inputs,
+        overwrite=options["overwrite"] or options["resume_from_checkpoint"] is not None,
+    )
