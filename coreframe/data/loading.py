@@ -164,7 +164,8 @@ def _embedded(
 ) -> tuple[Pairs, Joined, str]:
     """Let the embedder make the vectors of all texts."""
     judged, left, right = found.by_text()
-    right += list(dict.fromkeys(corpus).keys() - dict.fromkeys(right).keys()) if corpus else []
+    known = set(right)
+    right += [text for text in dict.fromkeys(corpus) if text not in known]
     joined = _join(judged, found, len(right), config, seen)
     texts = [left[i] for i in joined.source.tolist()]
     unique = list(dict.fromkeys(texts))
