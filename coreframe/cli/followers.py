@@ -37,7 +37,7 @@ def followers(settings: Any, folder: Path, options: Mapping[str, Any]) -> Follow
 
 def result(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return what trackers are told at the end: the test metrics, and whether it is promoted."""
-    found = {}
+    found: dict[str, float] = {}
     for name, value in metrics["adapted"].items():
         found |= {
             f"test/{name}": value,
