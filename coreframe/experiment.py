@@ -8,7 +8,6 @@ before is proven. If it is not, nothing is promoted, and what was there before i
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ from coreframe.evaluation.thresholds import moved_thresholds
 from coreframe.following import Following, following
 from coreframe.forgetting import Earlier, KeptSet, Trial, choose, forgetting, trials
 from coreframe.gate import FEW_TEST_QUERIES as FEW_TEST_QUERIES
-from coreframe.gate import Tested, decide
+from coreframe.gate import Evidence, decide
 from coreframe.learned import Learned, learn
 from coreframe.loop import Run, solve
 from coreframe.outcome import PREVIOUS
@@ -47,8 +46,6 @@ from coreframe.random import stream
 from coreframe.regularizer import Regularizer
 from coreframe.step import named
 from coreframe.trainer import fit
-
-_log = logging.getLogger(__name__)
 
 BASELINES = ("whitening", "procrustes")
 
@@ -102,7 +99,7 @@ def experiment(
         kept_adapter = candidates[kept].adapter
         table = forgetting(earlier, kept_adapter, config.gate, seed=config.train.seed)
     gate = decide(
-        Tested(
+        Evidence(
             before=before.test,
             after=candidates[kept].test,
             gain=over,
@@ -231,7 +228,6 @@ class _Lab:
         size = pool_size(self.config.train.eval_documents, count)
         if size is None:
             return self.dev
-        _log.info("while training, dev is searched in about %d of %d documents", size, count)
         return pooled(self.dev, size, nearest=self.base.found, seed=self.config.train.seed)
 
     def dev_of(self, run: Run) -> dict[str, float]:

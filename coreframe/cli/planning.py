@@ -24,6 +24,20 @@ def embedding_nothing(settings: Any, options: Mapping[str, Any]) -> Any:
     return replace(settings, embedder=embedder)
 
 
+def watched(dev: Any, settings: Any) -> str | None:
+    """Say that a look at dev while training searches only some of many documents."""
+    from coreframe.evaluation.pool import pool_size
+
+    count = int(dev.documents.shape[0])
+    size = pool_size(settings.train.eval_documents, count)
+    if size is None:
+        return None
+    return (
+        f"dev     {size:,} of {count:,} documents are searched while training "
+        "(train.eval_documents); what is reported is measured on all"
+    )
+
+
 def show(loaded: Any, settings: Any, options: Mapping[str, Any]) -> int:
     """Split the data, print the plan, and return the exit code."""
     import json
