@@ -85,7 +85,10 @@ def _search(left: Array, stretch: _Stretch, k: int, tall: int) -> list[Array]:
     n = len(left)
     blocks = -(-n // tall)
     tall = min(_up(-(-n // blocks), 16), n)
-    lanes = min(stretch.lanes, -(-_TASKS // blocks))
+    # Each lane has a bound of its own, and finds k documents before it has one. So there are no
+    # more of them than there are threads to keep busy; the result does not depend on them.
+    busy = threads.count() * (2 if blocks > 1 else 1)
+    lanes = min(stretch.lanes, -(-min(_TASKS, busy) // blocks))
     works = [
         [_Found(left[i : i + tall], stretch.kind, k) for _ in range(lanes)]
         for i in range(0, n, tall)
