@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
     from coreframe.data.batches import Batches as Batches
     from coreframe.data.batches import Order as Order
     from coreframe.data.examples import Example as Example
+    from coreframe.data.loading import load_pairs as load_pairs
     from coreframe.data.pairs import Pairs as Pairs
     from coreframe.data.preprocess import Preprocessor as Preprocessor
     from coreframe.embedder import Embedder as Embedder
@@ -110,6 +111,7 @@ _HOMES = {
     "get_backend": "backend",
     "hookimpl": "plugin",
     "load": "artefact",
+    "load_pairs": "data.loading",
     "namespace": "backend",
     "pairwise": "tiles",
     "read_run": "runs",

@@ -59,6 +59,7 @@ CORE = {
     "augmentation": "coreframe.data.augment:Augmentation",
     "cached": "coreframe.data.cache:Cached",
     "embedding_cache": "coreframe.data.cache:EmbeddingCache",
+    "load_pairs": "coreframe.data.loading:load_pairs",
     "pairs": "coreframe.data.pairs:Pairs",
     "order": "coreframe.data.batches:Order",
     "batches": "coreframe.data.batches:Batches",

@@ -55,12 +55,16 @@ class Loaded:
 
     def part(self, name: str) -> Pairs:
         """Return the queries of one given part: train, dev or test."""
+        return self.pairs.take(self.rows_of(name))
+
+    def rows_of(self, name: str) -> Ints:
+        """Return which queries are in one given part."""
         if name not in PARTS:
             raise ArgumentError(f"name must be train, dev or test, got {name!r}")
         found: Any = [] if self.parts is None else np.nonzero(self.parts == PARTS.index(name))[0]
         if not len(found):
             raise DataError(f"the data has no given part {name!r}")
-        return self.pairs.take(found)
+        return found  # type: ignore[no-any-return]
 
 
 def load_pairs(
@@ -73,18 +77,37 @@ def load_pairs(
 ) -> Loaded:
     """Load pairs of texts or ids, a set for retrieval, or labelled texts or vectors.
 
+    docs/data.md has every form, with an example of each.
+
     Args:
-        data: a path, an object with columns (a data set of Hugging Face, a data frame, a list of
-            rows), or a sequence of one of them; or of two paths, X.npy with vectors and y.npy with
-            labels. See docs/data.md for every form.
-        queries, documents: files of vectors. Row i goes with row i of the data, unless the data
-            has columns of ids, which name rows or ids of these files. Documents that no row names
-            belong to the collection that is searched.
+        data: a path, an object with columns (a data set of Hugging Face, a data frame, a mapping
+            of columns, a list of rows), or a list with one of them; or a list of two paths,
+            X.npy with vectors and y.npy with labels.
+        queries: a file of vectors. Row i goes with row i of the data, unless the data has a
+            column of ids, which names rows or ids of this file. Default: the texts are embedded,
+            unless the rows have vectors of their own.
+        documents: likewise; those that no row names belong to the collection that is searched.
+            Default: as ``queries``; the two go together.
         corpus: a file of more documents of the collection: texts, or with ``documents`` vectors.
+            Default: none.
         config: its ``[data]`` names columns, its embedder makes vectors of texts. Default: that
             of a run without a file.
 
-    Raises DataError for anything that is broken or does not fit together, and says where.
+    Shapes: r rows become q queries (q, d) and c documents (c, d); see ``Pairs``.
+
+    Edges: equal texts become one query or one document. Queries without a right document are left
+        out, and told. What is broken or does not fit together raises DataError, which names the
+        file and the line or row.
+
+    Cost: each text is embedded once; vectors of files are mapped, or converted once block by block.
+
+    References: our own.
+
+    >>> loaded = load_pairs({"query": ["cats", "dogs"], "answer": ["felines", "canines"]})
+    >>> loaded.notes[0]
+    'columns query = anchor, answer = positive'
+    >>> loaded.pairs.document_texts
+    ['felines', 'canines']
     """
     config = config or default()
     config = replace(config, embedder=kept_on_disk(config.embedder, config.data.cache))
