@@ -18,7 +18,7 @@ from coreframe.evaluation.compare import paired
 from coreframe.evaluation.pool import pooled
 from coreframe.evaluation.retrieval import evaluate
 from coreframe.forgetting import Earlier, Kept, KeptSet, forgetting, holding
-from coreframe.gate import Gate, Tested, decide
+from coreframe.gate import Evidence, Gate, decide
 from coreframe.learned import Learned, learn
 from coreframe.loop import Run
 from coreframe.loss import Loss
@@ -212,7 +212,7 @@ def _judged(
     if test is not None:
         old, new = (evaluate(x, test, metrics=settings.evaluated) for x in (before, after))
         verdict = decide(
-            Tested(
+            Evidence(
                 before=old,
                 after=new,
                 gain=paired(old, new, groups=test.groups, resamples=settings.resamples, seed=seed),

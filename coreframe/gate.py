@@ -54,7 +54,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Evidence:
     """What the gate looks at: the candidate that was best on dev, beside what was there before.
 
     Args:
@@ -77,15 +77,15 @@ class Tested:
     against: str = "the base"
 
 
-def decide(tested: Tested, settings: GateSettings) -> Gate:
+def decide(evidence: Evidence, settings: GateSettings) -> Gate:
     """Return the verdict on a candidate, with its reason, and a hint where it did not pass."""
     metric = settings.metric
-    g = tested.gain.gains[metric]
-    coverage = (covered(tested.before), covered(tested.after))
+    g = evidence.gain.gains[metric]
+    coverage = (covered(evidence.before), covered(evidence.after))
     numbers = (
         f"{metric} {g.base:.3f} -> {g.adapted:.3f}, {g.gain:+.3f} [{g.low:+.3f}, {g.high:+.3f}]"
     )
-    reason, hint = _refusal(tested, settings, g, coverage, numbers)
+    reason, hint = _refusal(evidence, settings, g, coverage, numbers)
     return Gate(
         passed=not reason,
         metric=metric,
@@ -101,17 +101,17 @@ def decide(tested: Tested, settings: GateSettings) -> Gate:
 
 
 def _refusal(
-    tested: Tested,
+    evidence: Evidence,
     settings: GateSettings,
     g: Gain,
     coverage: tuple[float, float],
     numbers: str,
 ) -> tuple[str, str]:
     """Return why it does not pass and what to do about it, or two empty texts."""
-    metric, queries = settings.metric, len(tested.groups)
-    independent = len(np.unique(tested.groups))
-    nothing = f"no candidate beat {tested.against} on dev"
-    told = numbers if tested.changed else nothing
+    metric, queries = settings.metric, len(evidence.groups)
+    independent = len(np.unique(evidence.groups))
+    nothing = f"no candidate beat {evidence.against} on dev"
+    told = numbers if evidence.changed else nothing
     if independent < settings.minimum_groups:
         return told, (
             f"{independent} independent groups of test queries prove nothing, "
@@ -122,10 +122,10 @@ def _refusal(
             f"{queries} test queries prove nothing, {settings.minimum_queries} are the least: "
             "hold out more, or collect more pairs"
         )
-    if not tested.changed:
-        return nothing, _nothing_learned(tested, g, metric)
+    if not evidence.changed:
+        return nothing, _nothing_learned(evidence, g, metric)
     if not (g.low > settings.minimum_gain and g.p <= CHANCE):
-        return numbers, _not_proven(tested, settings, g, independent)
+        return numbers, _not_proven(evidence, settings, g, independent)
     if coverage[1] < coverage[0] - settings.maximum_coverage_loss - 1e-12:
         return (
             f"{numbers}, but the share of queries with a right document in the first "
@@ -135,8 +135,8 @@ def _refusal(
             "started ([[regularizers]] l2), or train less; "
             f"maximum_coverage_loss = {settings.maximum_coverage_loss:g} is what may be lost"
         )
-    if tested.forgotten:
-        return (f"{numbers}, but it forgets: {'; '.join(tested.forgotten)}"), (
+    if evidence.forgotten:
+        return (f"{numbers}, but it forgets: {'; '.join(evidence.forgotten)}"), (
             "pull harder to what was there before (continual.strengths), or train on some of the "
             f"old pairs too; maximum_forgetting = {settings.maximum_forgetting:g} is what may be "
             "lost"
@@ -144,22 +144,22 @@ def _refusal(
     return "", ""
 
 
-def _nothing_learned(tested: Tested, g: Gain, metric: str) -> str:
+def _nothing_learned(evidence: Evidence, g: Gain, metric: str) -> str:
     if g.base >= SATURATED:
         return _saturated(g, metric)
-    if tested.train_queries < FEW_PAIRS:
+    if evidence.train_queries < FEW_PAIRS:
         return (
-            f"{tested.train_queries} training queries are few: label more, some hundreds usually "
+            f"{evidence.train_queries} training queries are few: label more, some hundreds usually "
             "show"
         )
     return "nothing beat the base on dev: try a lower learning rate or side = 'both'".replace(
-        "the base", tested.against
+        "the base", evidence.against
     )
 
 
-def _not_proven(tested: Tested, settings: GateSettings, g: Gain, independent: int) -> str:
+def _not_proven(evidence: Evidence, settings: GateSettings, g: Gain, independent: int) -> str:
     metric, minimum = settings.metric, settings.minimum_gain
-    queries, changed = len(tested.groups), g.better + g.worse
+    queries, changed = len(evidence.groups), g.better + g.worse
     if g.base >= SATURATED:
         return _saturated(g, metric)
     if minimum > 0 and g.low > 0:
@@ -177,9 +177,9 @@ def _not_proven(tested: Tested, settings: GateSettings, g: Gain, independent: in
             f"only {changed} of {queries} test queries changed, and chance alone does as much in "
             f"{g.p:.0%} of all cases: hold out more of them"
         )
-    if tested.train_queries < FEW_PAIRS:
+    if evidence.train_queries < FEW_PAIRS:
         return (
-            f"{tested.train_queries} training queries are few: label more, some hundreds usually "
+            f"{evidence.train_queries} training queries are few: label more, some hundreds usually "
             "show"
         )
     above, half = g.gain - minimum, g.gain - g.low

@@ -53,7 +53,7 @@ def compare(
     from coreframe import outputs
     from coreframe.config import GateSettings
     from coreframe.evaluation.compare import paired
-    from coreframe.gate import Tested, decide
+    from coreframe.gate import Evidence, decide
 
     configs = [config_of(run, options) for run in (first, second)]
     metric, names = metrics_of(configs[::-1], options)
@@ -72,11 +72,11 @@ def compare(
         )
     # The metric alone decides here; what a run must keep besides is its own gate's to say.
     settings = GateSettings(metric=metric, minimum_gain=minimum_gain, maximum_coverage_loss=1.0)
-    tested = Tested(
+    evidence = Evidence(
         before=found[0], after=found[1], gain=gain, groups=groups,
         changed=True, train_queries=len(groups) + 10**6, against="the first run",
     )  # fmt: skip
-    verdict = decide(tested, settings)
+    verdict = decide(evidence, settings)
     worst = _worst(gain, metric, texts)
     if options["as_json"]:
         click.echo(outputs.to_json(
