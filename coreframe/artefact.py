@@ -187,7 +187,7 @@ class TrainedAdapter:
                 "form": own.form,
                 "scaling": own.scaling,
                 "bias": "b" in own.arrays,
-                "rebuild_index": name == "document" and own.form != "identity",
+                "rebuild_index": name == "document" and not own.is_identity,
             }
         config = {
             "format": FORMAT,

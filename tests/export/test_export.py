@@ -439,3 +439,25 @@ def test_a_table_takes_no_bias_and_only_its_own_width(tmp_path) -> None:
 def test_probes_are_unit_vectors_and_always_the_same() -> None:
     np.testing.assert_array_equal(probes(6), probes(6))
     np.testing.assert_allclose(np.linalg.norm(probes(6), axis=1), 1)
+
+
+# The page -------------------------------------------------------------------------------------
+
+
+def test_the_lines_of_the_page_are_those_that_are_printed(tmp_path) -> None:
+    """docs/export.md has, for each target, lines that ``usage`` prints for some adapter."""
+    from coreframe.export.targets import build
+
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    base = write_model(tmp_path / "base", ["Transformer", "Pooling", "Normalize"])
+    printed = set()
+    for to in (t for t in TARGETS if t != "static"):
+        for kind in ("query", "alike"):
+            given = make(kind, form="low_rank", base_model=None)
+            for options in ({}, *([{"base": base}] if to == "sentence-transformers" else [])):
+                printed |= set(build(to, options).usage(given))
+    blocks = re.findall(r"^```(?:py|text)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shown = [line for block in blocks for line in block.splitlines()]
+    assert len(shown) > 25
+    assert [line for line in shown if line not in printed] == []
+    assert [to for to in TARGETS if f"| `{to}` |" not in page] == []

@@ -212,7 +212,7 @@ def test_the_bin_file_loads_with_weights_only(bias, tmp_path) -> None:
     with without_warnings():
         state = torch.load(path, map_location="cpu", weights_only=True)
     layer = torch.nn.Linear(48, 48, bias=bias)
-    layer.load_state_dict(state)
+    layer.load_state_dict({name.removeprefix("linear."): x for name, x in state.items()})
     got = layer(torch.from_numpy(X)).detach().numpy()
     np.testing.assert_allclose(got, given.side("query").apply(X), atol=1e-5)
 
