@@ -21,7 +21,7 @@ from coreframe.config.settings import SAVINGS
 from coreframe.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from coreframe.fields import differences
 from coreframe.lock import FolderLock
-from coreframe.storage import remove_folder, sweep, sync_folder
+from coreframe.storage import remove_folder, sweep
 from coreframe.trainer_state import trainer_state
 
 AUTO_SECONDS = 30.0
@@ -175,7 +175,7 @@ class Checkpoints:
                 for name, fit in stored.progress["fits"].items()
             }
             _log.info("going on from %s", stored.path)
-        elif old := files.complete(self.folder):
+        elif self.path is None and (old := files.complete(self.folder)):
             if not self.overwrite:
                 raise CheckpointError(
                     old[-1][1], None,
@@ -237,7 +237,6 @@ class Checkpoints:
         }
         step = self._before(name) + fit["step"]
         self.path = files.write(self.folder, step, arrays, progress, trainer_state(fit["state"]))
-        sync_folder(self.folder)
         self._prune(self.path)
         self._since = time.monotonic()
         self._took = self._since - started

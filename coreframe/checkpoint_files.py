@@ -18,9 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coreframe.errors import ArtefactError, CheckpointError
+from coreframe.errors import ArtefactError, CheckpointError, OutputError
 from coreframe.state import decode, encode
-from coreframe.storage import checksum, differing, remove_folder, write_folder
+from coreframe.storage import (
+    checksum,
+    differing,
+    remove_folder,
+    sync_folder,
+    write_folder,
+)
 
 FORMAT, VERSION = "coreframe-checkpoint", 1
 PREFIX = "checkpoint-"
@@ -55,6 +61,11 @@ def write(
     path = folder / f"{PREFIX}{step}"
     if path.exists():
         if (found := manifest(path)) is not None and found["step"] == step:
+            try:
+                sync_folder(folder)  # whoever wrote it may have been stopped before that
+            except OSError as error:
+                text = f"cannot write {path}: {error.strerror or error}"
+                raise OutputError(text) from None
             return path
         remove_folder(path)  # what is no checkpoint is in the way of one
     state = encode(arrays, kind="checkpoint")

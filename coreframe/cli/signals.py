@@ -57,8 +57,8 @@ def stopping(checkpoints: Checkpoints) -> Iterator[None]:
         error.signal = came[0] if came else None
         raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for known, handler in before.items():
+            signal.signal(known, handler)
 
 
 def go_on(words: Sequence[str], path: str) -> str:
