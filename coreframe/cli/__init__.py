@@ -14,7 +14,19 @@ from typing import Any
 import click
 
 import coreframe
-from coreframe.cli import apply, compare, evaluate, export, inspect, logs, look, report, signals, train
+from coreframe.cli import (
+    apply,
+    compare,
+    evaluate,
+    export,
+    inspect,
+    logs,
+    look,
+    mine,
+    report,
+    signals,
+    train,
+)
 from coreframe.cli.common import BAD_DATA, FAILED, INTERRUPTED, NOT_BETTER, TERMINATED, USAGE
 from coreframe.errors import (
     CoreframeError,
@@ -86,6 +98,7 @@ def main() -> None:
 for command in (
     train.demo,
     train.train,
+    mine.mine,
     evaluate.evaluate,
     compare.compare,
     report.report,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from coreframe.data.mining.rules import Rules
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, ListedRelevance
+from coreframe.data.row_writer import write_rows
 from coreframe.errors import ArgumentError, nearest
 
 FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list")
@@ -60,6 +62,9 @@ class Mined:
     """How many candidates each filter dropped."""
     candidates: int = 0
     """How many there were, right documents left out."""
+    query_ids: Sequence[Any] | None = None
+    """What rows with ids call each query; None is its row."""
+    document_ids: Sequence[Any] | None = None
 
     @property
     def right(self) -> Ints:
@@ -98,18 +103,17 @@ class Mined:
         """Return the names of the columns of ``rows`` with these options."""
         self._check(output_format, output_scores, anchor_column, positive_column, ids)
         anchor, positive, negative = anchor_column, positive_column, "negative"
-        if ids:
+        if ids:  # several negatives are one list, as readers of ids have them
             anchor, positive, negative = "anchor_id", "positive_id", "negative_id"
-        several = output_format == "labeled-list"
-        plural = {"score": "scores", "label": "labels"} if several else {}
+        plural = "s" if output_format == "labeled-list" else ""
         if output_format == "triplet":
             found = [anchor, positive, negative]
         elif output_format == "n-tuple":
             numbers = range(1, self.rules.num_negatives + 1)
-            found = [anchor, positive, *(f"{negative}_{i}" for i in numbers)]
+            several = ["negative_ids"] if ids else [f"{negative}_{i}" for i in numbers]
+            found = [anchor, positive, *several]
         else:
-            last = "score" if output_scores else "label"
-            return [anchor, positive, plural.get(last, last)]
+            return [anchor, positive, ("score" if output_scores else "label") + plural]
         return [*found, "scores"] if output_scores else found
 
     def rows(
@@ -155,8 +159,9 @@ class Mined:
         for q, p, score in self._positives():
             found = self._negatives(q)
             if len(found) == self.rules.num_negatives:
+                wrong = [self._document(d, ids) for d, _ in found]
                 cells = [self._query(q, ids), self._document(p, ids)]
-                cells += [self._document(d, ids) for d, _ in found]
+                cells += [wrong] if ids else wrong
                 yield [*cells, [score, *(s for _, s in found)]] if scored else cells
 
     def _labelled_pairs(self, scored: bool, ids: bool) -> Iterator[list[Any]]:
@@ -186,7 +191,7 @@ class Mined:
         for i in range(len(found)):
             q, d = int(found.query[i]), int(found.document[i])
             best = self._worst_positive[q]
-            row: dict[str, Any] = {"anchor_id": self._query(q, True), "document_id": d}
+            row = {"anchor_id": self._query(q, True), "document_id": self._document(d, True)}
             if texts:
                 row |= {
                     "anchor": self._query(q, False),
@@ -214,11 +219,13 @@ class Mined:
 
     def _query(self, row: int, ids: bool) -> Any:
         if ids:
-            return int(self.pairs.query_rows[row])
+            return int(row) if self.query_ids is None else self.query_ids[row]
         return self.pairs.query_texts[row]  # type: ignore[index]
 
     def _document(self, row: int, ids: bool) -> Any:
-        return row if ids else self.pairs.document_texts[row]  # type: ignore[index]
+        if ids:
+            return int(row) if self.document_ids is None else self.document_ids[row]
+        return self.pairs.document_texts[row]  # type: ignore[index]
 
     def _check(
         self, output_format: str, output_scores: bool, anchor: str, positive: str, ids: bool
@@ -241,6 +248,13 @@ class Mined:
                 "anchor_column and positive_column must be two names of their own, "
                 f"got {anchor!r} and {positive!r}"
             )
+
+    def write(
+        self, path: str | os.PathLike[str], output_format: str = "triplet", **options: Any
+    ) -> int:
+        """Write ``rows`` to a .jsonl or .parquet file, the whole or none; return how many."""
+        columns = self.columns(output_format, **options)
+        return write_rows(path, columns, self.rows(output_format, **options))
 
     # Statistics ----------------------------------------------------------------------------
 
