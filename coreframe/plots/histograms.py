@@ -55,7 +55,7 @@ def histograms(
     if not found:
         return ""
     low, high = found["low"], found["high"]
-    left, right = 14.0, WIDTH - 14
+    left, right = 20.0, WIDTH - 20
     x_ticks = ticks(low, high, 6, inside=True)
     at_x = Scale(low, high, left, right)
     parts: list[str] = []

@@ -10,7 +10,7 @@ from coreframe.plots.shapes import WIDTH, Scale, dot, rule, short, svg, text, x_
 
 def interval_plot(rows: Sequence[tuple[str, float, float, float]], *, title: str) -> str:
     """Draw a dot and its whisker for each row (label, low, middle, high), with a line at zero."""
-    left, right, top, step = 118.0, WIDTH - 64, 12.0, 34.0
+    left, right, top, step = 132.0, WIDTH - 66, 12.0, 34.0
     bottom = top + step * len(rows)
     shown = [x for row in rows for x in row[1:]] + [0.0]
     x_ticks = ticks(min(shown), max(shown), 4)

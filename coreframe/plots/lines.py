@@ -42,7 +42,7 @@ def line_chart(
         names = []
     y_ticks = ticks(min(ys), max(ys))
     left = max(46.0, 16 + 7.2 * max(map(len, labels(y_ticks))))
-    right, top, bottom = WIDTH - (72.0 if names else 14.0), 26.0, height - 40.0
+    right, top, bottom = WIDTH - (82.0 if names else 14.0), 26.0, height - 40.0
     x_ticks = ticks(min(xs), max(xs), 6, whole=True, inside=True)
     at_x = Scale(min(xs), max(xs), left, right)
     at_y = Scale(y_ticks[0], y_ticks[-1], bottom, top)

@@ -58,15 +58,14 @@ def rank_grid(found: Mapping[str, Any], *, title: str) -> str:
             x, y = left + column * size, top + row * deep
             here = table[row][column]
             tone = "good" if column > row else "bad" if column < row else "soft"
-            share = 0.16 + 0.84 * math.sqrt(here / most) if here else 0.04
+            share = 0.12 + 0.38 * math.sqrt(here / most) if here else 0.04  # ink stays legible
             parts.append(
                 f'<rect class="{tone}" x="{short(x + 1)}" y="{short(y + 1)}" '
                 f'width="{short(size - 2)}" height="{short(deep - 2)}" rx="3" fill="currentColor" '
                 f'fill-opacity="{share:.2f}"/>'
             )
             if here:
-                tone = "page" if share > 0.6 else "ink"
-                parts.append(text(x + size / 2, y + deep / 2 + 4, f"{here:,}", tone, "middle"))
+                parts.append(text(x + size / 2, y + deep / 2 + 4, f"{here:,}", "ink", "middle"))
     if depth in edges[:-1]:
         inside = edges.index(depth) + 1
         x, y = left + inside * size, top + inside * deep

@@ -53,12 +53,12 @@ def text(
     small: bool = False,
     turned: bool = False,
 ) -> str:
-    weight = ' font-weight="600"' if bold else ""
+    kind = f"{tone} small" if small else tone
+    look = f'font-size="{10.5 if small else 12}"' + (' font-weight="600"' if bold else "")
     turn = f' transform="rotate(-90 {short(x)} {short(y)})"' if turned else ""
     return (
-        f'<text class="{tone}{" small" if small else ""}" x="{short(x)}" y="{short(y)}" text-anchor="{anchor}" '
-        f'fill="currentColor" font-size="{10.5 if small else 12}"{weight}{turn}>'
-        f"{escape(text)}</text>"
+        f'<text class="{kind}" x="{short(x)}" y="{short(y)}" text-anchor="{anchor}" '
+        f'fill="currentColor" {look}{turn}>{escape(text)}</text>'
     )
 
 

@@ -20,9 +20,9 @@ def whisker_chart(
     if not points:
         return ""
     y_ticks = ticks(min(0.0, *(p[1] for p in points)), max(0.0, *(p[3] for p in points)))
-    left, right, top, bottom = 58.0, WIDTH - 30, 22.0, height - 42
+    left, right, top, bottom = 58.0, WIDTH - 14, 30.0, height - 42
     logs = [math.log(p[0]) for p in points]
-    at_x = Scale(min(logs), max(logs), left + 26, right - 26)
+    at_x = Scale(min(logs), max(logs), left + 34, right - 34)
     at_y = Scale(y_ticks[0], y_ticks[-1], bottom, top)
     parts = y_axis(y_ticks, at_y, left, right)
     parts.append(rule(left, at_y(0), right, at_y(0), "ink"))
@@ -38,7 +38,7 @@ def whisker_chart(
         parts += [rule(x - 5, end, x + 5, end, tone, width=2.2) for end in (low, high)]
         parts += [
             dot(x, y, 5, tone),
-            text(x + 9, y - 6, signed(point[2]), tone, "start", bold=True),
+            text(x, high - 7, signed(point[2]), tone, "middle", bold=True),
             text(x, bottom + 18, f"{point[0]:,.0f}", "soft", "middle"),
         ]
     parts.append(text((left + right) / 2, bottom + 36, x_label, "soft", "middle"))

@@ -68,6 +68,7 @@ def _training(data: Mapping[str, Any]) -> dict[str, str]:
             [plots.Line("norm", norms, "soft")],
             title="Norm of the gradient over the steps",
             x_label="step",
+            height=210,
         ),
         "dev": plots.line_chart(
             [

@@ -20,7 +20,11 @@ HEALTH = (
     ("effective_rank", "effective rank, queries", "how many directions are in use"),
     ("document_effective_rank", "effective rank, documents", "likewise"),
     ("alignment", "alignment", "mean squared distance to right documents; less is closer"),
-    ("uniformity", "uniformity, queries", "0 where all rows are one; -4 where they are spread"),
+    (
+        "uniformity",
+        "uniformity, queries",
+        "0 where all rows are one; \N{MINUS SIGN}4 where they are spread",
+    ),
     ("document_uniformity", "uniformity, documents", "likewise"),
     ("hubness", "hubness", "skewness of how often a document is a neighbour; above 2 has hubs"),
     ("distance_from_identity", "distance from the identity, queries", "0 is no change"),
@@ -90,12 +94,24 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"signed": plots.signed, "f3": _fixed, "g": _short, "n": "{:,}".format}
+    environment.filters |= {
+        "signed": plots.signed,
+        "f3": _fixed,
+        "g": _short,
+        "m3": _measure,
+        "n": "{:,}".format,
+    }
     return environment.get_template(name)
 
 
 def _fixed(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else plots.fixed(value)
+
+
+def _measure(value: float | None) -> str:
+    """Return a number to about three digits."""
+    size = abs(value or 0)
+    return _fixed(value) if size < 10 else plots.fixed(value or 0, 1 if size < 100 else 0)
 
 
 def _short(value: float) -> str:
