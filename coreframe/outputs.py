@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from coreframe import registry
+from coreframe import checkpoint_files, registry
 from coreframe.config import RunConfig, dump
 from coreframe.curve import CurvePoint
 from coreframe.errors import ArgumentError, OutputError
@@ -52,6 +52,11 @@ def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool) -> Path:
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file, not a folder; choose another with --out")
+    if not overwrite and checkpoint_files.complete(path):
+        raise ArgumentError(
+            f"the output folder {path} holds a run that was saved; go on with it by "
+            "--resume-from-checkpoint latest, or begin anew with --overwrite"
+        )
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise ArgumentError(
             f"the output folder {path} is not empty; use --overwrite, or another --out"
