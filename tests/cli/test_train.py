@@ -246,7 +246,10 @@ def broken(x: np.ndarray, how: str) -> np.ndarray:
     ("how", "expected"),
     [
         ("nan", "error: d.npy, row 17 (from 0): has NaN or infinity"),
-        ("integers", "error: d.npy must hold float16, float32 or float64, got int64; convert"),
+        (
+            "integers",
+            "error: d.npy must hold float16, float32, float64, int8 or uint8, got int64; convert",
+        ),
         ("short", "error: --documents has 399 vectors for 400 rows of pairs.jsonl"),
         ("flat", "error: d.npy must hold a matrix (rows, width), got shape (24,)"),
         ("empty", "error: d.npy is empty: its shape is (0, 24)"),
@@ -263,8 +266,13 @@ def test_broken_vectors(coreframe_, arrays, how, expected) -> None:
     ("arguments", "code", "expected"),
     [
         (["nowhere.jsonl"], 4, "error: nowhere.jsonl cannot be read: No such file"),
-        (["pairs.csv"], 4, "error: pairs.csv: rows are read from .jsonl, "),
-        (["q.npy"], 2, "error: DATA is one file of pairs (.jsonl or .parquet), or two"),
+        (["pairs.txt"], 4, "error: pairs.txt: rows are read from .jsonl, "),
+        (["pairs.csv"], 4, "error: pairs.csv cannot be read: No such file"),
+        (
+            ["q.npy"],
+            2,
+            "error: DATA is one file of pairs (such as .jsonl, .csv or .parquet), one folder, or ",
+        ),
         (["pairs.jsonl", "--queries", "q.npy"], 2, "--queries and --documents go together"),
         (["q.npy", "pairs.jsonl"], 2, "got q.npy, pairs.jsonl"),
         (
