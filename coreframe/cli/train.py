@@ -180,6 +180,8 @@ def _train(
             told.append(f"kept    {left_out:,} training queries stand in a kept set: left out")
     for line in told:
         tell(options, line)
+    if (line := planning.watched(split.dev, settings)) is not None:
+        tell(options, line)
     checkpoints = saving.checkpoints(options, settings, folder, inputs)
     with (
         signals.stopping(checkpoints),
