@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreframe.config import RunConfig, default
-from coreframe.data import seeing, sources
+from coreframe.data import collection, seeing, sources
 from coreframe.data.array_files import open_npy, read_labels
 from coreframe.data.disk_cache import kept_on_disk
 from coreframe.data.files import Rows
+from coreframe.data.found import Found, as_vectors
 from coreframe.data.joining import PARTS, Joined, join
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Floats, Ints
@@ -139,7 +140,7 @@ def load_pairs(
         q, d = open_vectors(queries), open_vectors(documents)
         files += [Path(queries), Path(documents)]
         if corpus is not None:
-            d = sources.more_vectors(d, open_vectors(corpus))
+            d = collection.more_vectors(d, open_vectors(corpus))
             files.append(Path(corpus))
         pairs, joined, ids = _with_vectors(found, q, d, config, seen)
         made = pairs, joined, None
@@ -153,7 +154,7 @@ def load_pairs(
     else:
         texts = []
         if corpus is not None:
-            texts = sources.corpus_texts(corpus)
+            texts = collection.corpus_texts(corpus)
             files.append(Path(corpus))
         made = _embedded(found, texts, config, seen)
     pairs, joined, base_model = made
@@ -183,7 +184,7 @@ def _is_npy(source: Any) -> bool:
 
 
 def _embedded(
-    found: sources.Found, corpus: list[str], config: RunConfig, seen: seeing.Notes
+    found: Found, corpus: list[str], config: RunConfig, seen: seeing.Notes
 ) -> tuple[Pairs, Joined, str]:
     """Let the embedder make the vectors of all texts."""
     judged, left, right = found.by_text()
@@ -201,7 +202,7 @@ def _embedded(
 
 
 def _with_vectors(
-    found: sources.Found, q: Vectors, d: Vectors, config: RunConfig, seen: seeing.Notes
+    found: Found, q: Vectors, d: Vectors, config: RunConfig, seen: seeing.Notes
 ) -> tuple[Pairs, Joined, tuple[Sequence[Any], Sequence[Any]]]:
     """Join rows with vectors of both sides, each by ids or row numbers, or by line; and say what
     each row of the pairs is called.
@@ -225,9 +226,7 @@ def _called(x: Vectors, rows: Sequence[int]) -> Sequence[Any]:
     return rows if x.ids is None else [x.ids[i] for i in rows]
 
 
-def _own_vectors(
-    found: sources.Found, config: RunConfig, seen: seeing.Notes
-) -> tuple[Pairs, Joined, None]:
+def _own_vectors(found: Found, config: RunConfig, seen: seeing.Notes) -> tuple[Pairs, Joined, None]:
     """Take the vectors that stand in the rows themselves."""
     q, d = found.own_vectors()
     for side, vectors in (("queries", q), ("documents", d)):
@@ -243,7 +242,7 @@ def _own_vectors(
 
 
 def _join(
-    judged: Any, found: sources.Found, documents: int, config: RunConfig, seen: seeing.Notes
+    judged: Any, found: Found, documents: int, config: RunConfig, seen: seeing.Notes
 ) -> Joined:
     least = found.minimum_grade or config.data.minimum_score
     joined = join(judged, documents, minimum_grade=least, name=found.name)
@@ -288,7 +287,7 @@ def _labelled_vectors(
     return Loaded(Pairs.labelled(x.array, y), tuple(map(Path, given)), tuple(seen.lines), None)
 
 
-def _classes(rows: Rows, found: sources.Found, config: RunConfig, seen: seeing.Notes) -> Loaded:
+def _classes(rows: Rows, found: Found, config: RunConfig, seen: seeing.Notes) -> Loaded:
     """Make labelled data of texts, or of vectors, with a class in each row."""
     assert rows.labels is not None
     labels: NDArray[Any] = np.asarray(rows.labels)
@@ -301,7 +300,7 @@ def _classes(rows: Rows, found: sources.Found, config: RunConfig, seen: seeing.N
         )
     base_model = None
     if "text" in rows.vectors:
-        own = sources.as_vectors(rows.vectors["text"], rows.name)
+        own = as_vectors(rows.vectors["text"], rows.name)
         x = own.array
         seen.of_vectors("vectors", own)
     else:

@@ -10,6 +10,7 @@ import numpy as np
 from coreframe.data import array_files
 from coreframe.data.columns import column_roles
 from coreframe.data.files import Rows, rows_of
+from coreframe.data.found import as_vectors
 from coreframe.data.opening import open_table
 from coreframe.data.retrieval_sets import (
     RetrievalSet,
@@ -102,8 +103,6 @@ def _table(table: Table) -> dict[str, Any]:
     described["counts"] = _counts(rows)
     described["vectors"] = []
     for role, x in rows.vectors.items():
-        from coreframe.data.sources import as_vectors
-
         try:
             seen = as_vectors(x, table.name)
         except DataError as error:
