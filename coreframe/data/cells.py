@@ -82,8 +82,10 @@ def numbers(value: Any) -> tuple[float, ...]:
     return tuple(map(number, listed(value))) if is_list(value) else (number(value),)
 
 
-def label(value: Any) -> float | str:
-    """A score or a class."""
+def label(value: Any) -> float | str | tuple[float, ...]:
+    """A score or a class, or a list of them, one for each document of the row."""
+    if is_list(value):
+        return tuple(map(number, listed(value)))
     if isinstance(value, int | float):
         return number(float(value))
     if not isinstance(value, str):

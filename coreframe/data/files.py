@@ -135,6 +135,8 @@ def rows_of(table: Table, *, columns: Mapping[str, str] | None = None) -> Rows:
         raise DataError(f"{table.name} is empty: it has no rows")
     places = Places(np.asarray(numbers, np.int64), table.unit)
     _fit(table, found, roles, places)
+    if isinstance(next(iter(found.get("label", ())), None), tuple):
+        _sort_out(table, found, roles, places)
     negatives = [found[role] for role in found if _NEGATIVE.fullmatch(role)]
     values = {_FIELDS[role]: column for role, column in found.items() if role in _FIELDS}
     if negatives:
@@ -201,6 +203,34 @@ def _fit(table: Table, found: Mapping[str, list[Any]], roles: Any, places: Place
                     f"{table.name}, {places[row]}: {roles[role]!r} has {len(numbers)} numbers for "
                     f"{len(texts)} texts of {roles.get(of) or roles[f'{of}_id']!r}"
                 )
+
+
+def _sort_out(
+    table: Table, found: dict[str, list[Any]], roles: dict[str, str], places: Places
+) -> None:
+    """Tell right from wrong in lists of documents with a list of labels beside them.
+
+    Scores of rows that have their negatives already say nothing new, and are left unused.
+    """
+    column, labels = roles.pop("label"), found.pop("label")
+    if any(_NEGATIVE.fullmatch(role) or role == "negative_id" for role in found):
+        return
+    side = "positive" if "positive" in found else "positive_id"
+    other = side.replace("positive", "negative")
+    roles[other] = column
+    found[other] = []
+    for row, (documents, marks) in enumerate(zip(found[side], labels, strict=True)):
+        where = f"{table.name}, {places[row]}: {column!r}"
+        if len(marks) != len(documents):
+            raise DataError(f"{where} has {len(marks)} labels for {len(documents)} documents")
+        if not set(marks) <= {0.0, 1.0} or 1.0 not in marks:
+            raise DataError(
+                f"{where} must hold 1 for right documents, of which there is at least one, and 0 "
+                f"for wrong ones, got {list(marks)}"
+            )
+        both = list(zip(documents, marks, strict=True))
+        found[side][row] = tuple(text for text, mark in both if mark)
+        found[other].append(tuple(text for text, mark in both if not mark))
 
 
 def _labels(labels: list[Any]) -> list[Any]:
