@@ -189,7 +189,8 @@ def fit(
         seed=seed,
         base_model=base_model,
     )
-    if side == "query" and _moves_documents(setup.start):
+    moves = isinstance(setup.start, ClosedForm) and setup.start.rebuilds_index
+    if side == "query" and moves:
         raise ArgumentError(
             f"start={start!r} moves the documents, which side='query' leaves as they are; "
             "use side='both', or start='procrustes'"
@@ -235,12 +236,6 @@ def _start(given: Any) -> ClosedForm | Mapping[str, Side] | None:
             f"got {given[wrong[0]]!r}"
         )
     return given
-
-
-def _moves_documents(start: ClosedForm | Mapping[str, Side] | None) -> bool:
-    if isinstance(start, Mapping):
-        return "document" in start and not start["document"].is_identity
-    return start is not None and start.rebuilds_index
 
 
 def _component(kind: str, given: Any, wanted: type) -> Any:
