@@ -113,7 +113,8 @@ def _start(run: Any) -> str:
 
 def print_outcome(outcome: Outcome, folder: Path) -> None:
     """Print the evidence: every candidate, the gain with its interval, and the verdict."""
-    metrics = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
+    usual = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
+    metrics = tuple(dict.fromkeys((*usual, outcome.gate.metric)))
     head = "".join(f"{m:>11}" for m in metrics)
     click.echo(f"test ({len(outcome.test):,} unseen queries){'':<6}{head}   index")
     for name, candidate in outcome.candidates.items():

@@ -23,9 +23,10 @@ from coreframe.cli.evaluate import (
 from coreframe.errors import ArgumentError, ArtefactError, DataError
 
 if TYPE_CHECKING:
-    from coreframe.config import RunConfig
-    from coreframe.evaluation.compare import Comparison
+    from coreframe.config import GateSettings, RunConfig
+    from coreframe.evaluation.compare import Comparison, Gain
     from coreframe.evaluation.retrieval import Evaluation
+    from coreframe.gate import Gate
 
 WORST = 10
 LONGEST = 72
@@ -77,12 +78,12 @@ def compare(
         changed=True, train_queries=len(groups) + 10**6, against="the first run",
     )  # fmt: skip
     verdict = decide(evidence, settings)
-    worst = _worst(gain, metric, texts)
+    worst, hint = _worst(gain, metric, texts), _hint(gain.gains[metric], verdict, settings, groups)
     if options["as_json"]:
         click.echo(outputs.to_json(
             summary(gain, metric, "first", "second")
             | {"runs": [str(first), str(second)], "queries": len(groups), "worst": worst}
-            | {"passed": verdict.passed, "reason": verdict.reason, "hint": verdict.hint}
+            | {"passed": verdict.passed, "reason": verdict.reason, "hint": hint}
         ))  # fmt: skip
     else:
         click.echo(f"{len(groups):,} queries   first {first}   second {second}")
@@ -94,7 +95,7 @@ def compare(
             click.echo(click.style(f"✓ the second is better: {verdict.reason}", fg="green"))
         else:
             click.echo(click.style(f"✗ not proven better: {verdict.reason}", fg="red"))
-            click.echo(f"  {verdict.hint}   exit 3")
+            click.echo(f"  {hint}   exit 3")
     return 0 if verdict.passed else NOT_BETTER
 
 
@@ -174,6 +175,23 @@ def _fresh(
             "file for both with --config"
         )
     return (both[0], both[1]), parts[1].groups, parts[1].query_texts
+
+
+def _hint(gain: Gain, verdict: Gate, settings: GateSettings, groups: Any) -> str:
+    """Return what to make of a gain that is not proven; empty if it is."""
+    from coreframe.gate import worse
+
+    few = len(groups) < settings.minimum_queries or len(set(groups)) < settings.minimum_groups
+    if verdict.passed or few:
+        return verdict.hint
+    if not gain.better + gain.worse:
+        return "both rank all of these queries alike"
+    if worse(gain):
+        return "the first is proven better"
+    return (
+        f"{gain.better + gain.worse} of {len(groups)} queries changed: more of them would tell, "
+        "if there is a difference"
+    )
 
 
 def _worst(

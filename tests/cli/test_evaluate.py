@@ -201,6 +201,7 @@ def test_the_better_run_is_proven_better(here, capsys):
     code, out, _ = run(capsys, "compare", "good", "none")
     assert code == 3
     assert "✗ not proven better: ndcg@10" in out
+    assert "the first is proven better" in out
     assert out.rstrip().endswith("exit 3")
     assert out.count("\n  worse  ") == 10
 
@@ -211,6 +212,7 @@ def test_a_run_is_not_better_than_itself(here, capsys):
     assert found["passed"] is False
     assert (found["better"], found["worse"], found["same"]) == (0, 0, 400)
     assert found["p"]["ndcg@10"] == 1
+    assert found["hint"] == "both rank all of these queries alike"
 
 
 def test_what_is_compared_is_what_is_stored(here, capsys, vectors):
