@@ -47,7 +47,7 @@ def cached(
             ``pullback(dy, need_dx=True) -> (gradients by name, dx or None)``.
         x: the input, rows first, of any dtype: embeddings, or tokens.
         mini_batch_size: rows a part, >= 1.
-        rng: a ``numpy.random.Generator``, or None.
+        rng: a ``numpy.random.Generator``. Default: None, the encoder gets None.
 
     Shapes: x (n, ...) to y (n, d); gradients as the encoder's parameters; dx as x.
 
@@ -117,7 +117,7 @@ def cached_step(
             function from embeddings by name to a ``LossResult`` whose ``grads`` have those names.
         inputs: what the encoder takes, by name: (n, ...), rows first. Negatives have (n, k, ...).
         mini_batch_size: rows a part, >= 1.
-        rng: a ``numpy.random.Generator``, or None.
+        rng: a ``numpy.random.Generator``. Default: None, the encoder gets None.
 
     Returns:
         the loss's result, with its gradients by the embeddings; and the gradients by the names of

@@ -81,6 +81,7 @@ CORE = {
     "accumulation": "coreframe.gradients:Accumulation",
     "moving_average": "coreframe.gradients:MovingAverage",
     "checkpointed": "coreframe.recompute:checkpointed",
+    "cached_step": "coreframe.cached:cached_step",
     "savings": "coreframe.recompute:savings",
     "merge": "coreframe_adapters.low_rank:merge",
     "fisher": "coreframe.fisher_information:fisher",
