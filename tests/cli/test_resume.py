@@ -63,7 +63,7 @@ def results(out):
     for name in ("report.html", "report.json", "README.md"):
         text = (out / name).read_text()
         text = re.sub(
-            r'"?seconds"?: [0-9.]+|'
+            r'"?seconds(?:"?: |</dt><dd>)[0-9.]+|'
             r"[0-9.,]+ ?(?:s|seconds?)\b",
             "SECONDS",
             text,
