@@ -122,15 +122,24 @@ def _keys(x: NDArray[Any]) -> NDArray[np.uint64]:
     return found
 
 
+def _among(x: NDArray[Any], values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Say of each number whether it is one of some; sorting is faster than NumPy's own way."""
+    values = np.sort(values)
+    place = np.searchsorted(values, x).clip(max=len(values) - 1)
+    found: NDArray[np.bool_] = values[place] == x
+    return found
+
+
 def repeated_rows(x: NDArray[Any]) -> int:
     """Count the rows that are equal to an earlier one."""
     keys = _keys(x)
-    values, sizes = np.unique(keys, return_counts=True)
-    suspects = np.nonzero(np.isin(keys, values[sizes > 1]))[0]
-    if not len(suspects):
+    in_order = np.sort(keys)
+    twice = in_order[1:][in_order[1:] == in_order[:-1]]
+    if not len(twice):
         return 0
-    codes = row_codes(*_blocks(x, suspects))
-    return len(suspects) - len(np.unique(np.concatenate(codes)))
+    suspects = np.nonzero(_among(keys, twice))[0]
+    codes = np.concatenate(row_codes(*_blocks(x, suspects)))
+    return len(suspects) - len(np.unique(codes))
 
 
 def _same_vector(queries: NDArray[Any], documents: NDArray[Any]) -> Ints:
@@ -139,7 +148,7 @@ def _same_vector(queries: NDArray[Any], documents: NDArray[Any]) -> Ints:
     if queries.dtype != documents.dtype:
         return none
     q, d = _keys(queries), _keys(documents)
-    left, right = np.nonzero(np.isin(q, d))[0], np.nonzero(np.isin(d, q))[0]
+    left, right = np.nonzero(_among(q, d))[0], np.nonzero(_among(d, q))[0]
     if not len(left):
         return none
     own, *parts = row_codes(take(queries, left), *_blocks(documents, right))
