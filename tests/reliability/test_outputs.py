@@ -57,9 +57,19 @@ def write(folder, found):
     write_run(*found, folder, title="A run", inputs={})
 
 
+def test_results_that_cannot_be_written_leave_the_old_ones(tmp_path, outcomes):
+    check_faults(tmp_path, outcomes, "ENOSPC", every=17)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
-def test_results_that_cannot_be_written_leave_the_old_ones(tmp_path, outcomes, fault):
-    """Every call, of which there are dozens, fails once."""
+def test_every_call_of_a_run_that_fails_leaves_the_old_results(tmp_path, outcomes, fault):
+    failed, files = check_faults(tmp_path, outcomes, fault, every=1)
+    assert failed.count("replace") == files
+
+
+def check_faults(tmp_path, outcomes, fault, *, every):
+    """Let calls fail, one a run and every n-th of them; return which were, and how many files."""
     old, new = tmp_path / "old", tmp_path / "new"
     write(old, outcomes[0])
     write(new, outcomes[1])
@@ -67,7 +77,7 @@ def test_results_that_cannot_be_written_leave_the_old_ones(tmp_path, outcomes, f
     folder, failed = tmp_path / "run", []
     text = ""
     write(folder, outcomes[0])
-    for k in range(1, 400):
+    for k in range(1, 400, every):
         with faulty(folder, k, fault) as faults:
             try:
                 write(folder, outcomes[1])
@@ -85,7 +95,7 @@ def test_results_that_cannot_be_written_leave_the_old_ones(tmp_path, outcomes, f
         assert same(contents(folder), before), faults.failed
         assert leftovers(folder) == []
     assert same(contents(folder), after)
-    assert failed.count("replace") == len(after)
+    return failed, len(after)
 
 
 def same(found: dict[str, bytes], wanted: dict[str, bytes]) -> bool:
