@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +166,9 @@ def _train(
     entries: Sequence[Any] = ()
     told = list(split.notes)
     if stored is not None:
+        going_on = runs.go_on(stored, settings, loaded.pairs, base_model=loaded.base_model)
         remembered = runs.remember(stored, keep, settings, folder)
-        going_on = runs.go_on(
-            stored,
-            settings,
-            loaded.pairs,
-            base_model=loaded.base_model,
-            kept=remembered.kept,
-        )
+        going_on = replace(going_on, kept=remembered.kept)
         train, left_out = runs.without_kept(train, remembered.kept)
         entries = remembered.entries
         told += remembered.notes
