@@ -17,7 +17,7 @@ from coreframe.data.array_files import open_npy, read_labels
 from coreframe.data.disk_cache import kept_on_disk
 from coreframe.data.files import Rows
 from coreframe.data.found import Found, as_vectors
-from coreframe.data.joining import PARTS, Joined, join
+from coreframe.data.joining import PARTS, Joined, Numbers, join
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Floats, Ints
 from coreframe.data.spool import take_rows
@@ -209,6 +209,7 @@ def _with_vectors(
     """
     for side, vectors in (("queries", q), ("documents", d)):
         seen.of_vectors(side, vectors)
+    _same_width(q, d)
     judged, left, right = found.by_vectors(q, d)
     documents, kept = d.array, right.rows
     if kept is not None:
@@ -221,6 +222,16 @@ def _with_vectors(
     return pairs, joined, (_called(q, rows.tolist()), _called(d, every))
 
 
+def _same_width(q: Vectors, d: Vectors) -> None:
+    widths = q.array.shape[1], d.array.shape[1]
+    if widths[0] != widths[1]:
+        one_file = q.path == d.path
+        raise DataError(
+            f"the queries of {q.path} have width {widths[0]}, but the documents"
+            f"{'' if one_file else f' of {d.path}'} have {widths[1]}: they come of two models"
+        )
+
+
 def _called(x: Vectors, rows: Sequence[int]) -> Sequence[Any]:
     """Return what a column of ids calls some rows of a file of vectors."""
     return rows if x.ids is None else [x.ids[i] for i in rows]
@@ -229,6 +240,7 @@ def _called(x: Vectors, rows: Sequence[int]) -> Sequence[Any]:
 def _own_vectors(found: Found, config: RunConfig, seen: seeing.Notes) -> tuple[Pairs, Joined, None]:
     """Take the vectors that stand in the rows themselves."""
     q, d = found.own_vectors()
+    _same_width(q, d)
     for side, vectors in (("queries", q), ("documents", d)):
         seen.of_vectors(side, vectors)
     judged, left, right = found.by_own_vectors(q, d)
@@ -311,7 +323,14 @@ def _classes(rows: Rows, found: Found, config: RunConfig, seen: seeing.Notes) ->
         seen.of_cache(config.embedder)
         base_model = config.embedder.base_model
     seen.of_classes(labels)
-    pairs = Pairs.labelled(x, labels)
+    pairs = Pairs.labelled(
+        x,
+        labels,
+        weights=None if rows.weights is None else [entry[0] for entry in rows.weights],
+        difficulty=rows.difficulty,
+    )
+    if rows.group is not None:
+        pairs = pairs.replaced(groups=Numbers().of(rows.group))
     files = tuple(map(Path, found.files))
     return Loaded(
         pairs,
@@ -320,4 +339,5 @@ def _classes(rows: Rows, found: Found, config: RunConfig, seen: seeing.Notes) ->
         base_model,
         found.parts_of_rows(),
         None if rows.times is None else np.asarray(rows.times),
+        rows.group is not None,
     )

@@ -13,6 +13,7 @@ from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, ListedRelevance, row_codes
 from coreframe.data.vectors import Vectors
 from coreframe.embedder import Embedder
+from coreframe.errors import DataError
 from coreframe.lazy import take
 
 
@@ -69,7 +70,13 @@ class Notes:
                 self.say(f"rows    {repeated:,} repeat a pair that is there already")
 
     def of_classes(self, labels: NDArray[Any]) -> None:
-        sizes = np.unique(labels, return_counts=True)[1]
+        """Tell of classes with one row; raise DataError if there is one class only."""
+        values, sizes = np.unique(labels, return_counts=True)
+        if len(values) == 1:
+            raise DataError(
+                f"all {len(labels):,} rows have the class {values[0]}: there is nothing to tell "
+                "apart"
+            )
         single = int((sizes == 1).sum())
         if single:
             self.say(

@@ -120,11 +120,11 @@ def open_vectors(path: Path, *, column: str | None = None, ids: str | None = Non
         stored=x.dtype.name,
         ids=found_ids,
         ids_from=where,
-        facts=look_at(array, name),
+        facts=look_at(array, name, found_ids),
     )
 
 
-def look_at(x: NDArray[Any], name: str) -> Facts:
+def look_at(x: NDArray[Any], name: str, ids: Sequence[str] | None = None) -> Facts:
     """Look at all values once, block by block; raise DataError if one is NaN or infinite."""
     zero_rows, first_zero, low, high, total, start = 0, -1, np.inf, 0.0, 0.0, 0
     for block in blocks_of(x):
@@ -139,8 +139,9 @@ def look_at(x: NDArray[Any], name: str) -> Facts:
             good = np.isfinite(rows).all(axis=1)
             if not good.all():
                 row = start + int(odd[np.argmin(good)])
+                called = "" if ids is None else f", id {ids[row]!r}"
                 raise DataError(
-                    f"{name}, row {row} (from 0): has NaN or infinity; "
+                    f"{name}, row {row} (from 0){called}: has NaN or infinity; "
                     "drop such rows or replace the values"
                 )
             zero[odd] = ~rows.any(axis=1)

@@ -230,5 +230,7 @@ def test_bad_arrays(write):
     x[1, 2] = np.nan
     with pytest.raises(DataError, match=r"q\.npy, row 1 \(from 0\): has NaN or infinity"):
         load_beside(write, [PAIR] * 3, x, vectors(3))
-    with pytest.raises(ArgumentError, match="documents must have width 4"):
+    with pytest.raises(
+        DataError, match=r"q\.npy have width 4, but the documents of .*d\.npy have 5"
+    ):
         load_beside(write, [PAIR] * 3, vectors(3), vectors(3, d=5))

@@ -501,6 +501,30 @@ def test_vectors_with_classes(tmp_path: Path, label: list[Any]) -> None:
     assert pairs.relevance.counts().tolist() == [1] * 4
 
 
+def test_classes_with_groups_weights_and_one_class() -> None:
+    rows = [
+        {"text": f"w{i}", "label": i % 2, "group": i // 4, "weight": i, "difficulty": -i}
+        for i in range(8)
+    ]
+    loaded = load_pairs([rows], config=SETTINGS)
+    assert loaded.has_groups
+    assert loaded.pairs.groups.tolist() == [0] * 4 + [1] * 4
+    assert loaded.pairs.weights.tolist() == list(range(8))
+    assert loaded.pairs.difficulty.tolist() == [-i for i in range(8)]
+    with pytest.raises(DataError, match="all 8 rows have the class 1: there is nothing to tell"):
+        load_pairs([[row | {"label": 1} for row in rows]], config=SETTINGS)
+
+
+def test_a_bad_row_is_named_with_its_id(tmp_path: Path) -> None:
+    d = D.copy()
+    d[2, 1] = np.inf
+    np.savez(tmp_path / "d.npz", x=d, ids=np.asarray(["10", "11", "12", "13"]))
+    np.save(tmp_path / "q.npy", Q)
+    with pytest.raises(DataError, match=r"d\.npz, row 2 \(from 0\), id '12': has NaN or infinity"):
+        load_pairs([[{"query_id": 0, "positive_id": 10}]], queries=tmp_path / "q.npy",
+                   documents=tmp_path / "d.npz", config=SETTINGS)  # fmt: skip
+
+
 def test_scores_are_no_classes() -> None:
     with pytest.raises(DataError, match=r"'label' must hold classes, .*, got 0\.5"):
         load_pairs([[{"text": "a", "label": 0.5}, {"text": "b", "label": 1.0}]], config=SETTINGS)
