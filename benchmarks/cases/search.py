@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -10,27 +11,27 @@ from benchmarks import floors
 from benchmarks.case import PLAIN, US, Arrays, Call, Case, Compare, Inputs, Side
 from benchmarks.data import normal, unit
 
-K = 10
+K, DEEP = 10, 100
 FAISS, PRODUCT = "faiss-cpu flat", "the product alone"
 
 
-def _ours() -> Side:
+def _ours(k: int) -> Side:
     def build(inputs: Inputs) -> Call:
         from coreframe.evaluation.retrieval import search
 
-        return lambda: search(inputs["q"], inputs["documents"], K, similarity="dot")
+        return lambda: search(inputs["q"], inputs["documents"], k, similarity="dot")
 
     return Side(US, build, _scores, environment=PLAIN)
 
 
-def _faiss() -> Side:
+def _faiss(k: int) -> Side:
     def build(inputs: Inputs) -> Call:
         import faiss
 
         faiss.omp_set_num_threads(floors.threads())
         index = faiss.IndexFlatIP(inputs["documents"].shape[1])
         index.add(inputs["documents"])
-        return lambda: index.search(inputs["q"], K)[1]
+        return lambda: index.search(inputs["q"], k)[1]
 
     return Side(FAISS, build, _scores, ("faiss",))
 
@@ -61,7 +62,7 @@ def _scores(found: np.ndarray) -> Arrays:
     return {"found": found[:64]}
 
 
-def exact(inputs: Inputs) -> Arrays:
+def exact(inputs: Inputs, k: int) -> Arrays:
     """The best k of the first queries in float64; NumPy's order of rows breaks ties."""
     q = inputs["q"][:64].astype(np.float64)
     documents = inputs["documents"]
@@ -71,26 +72,26 @@ def exact(inputs: Inputs) -> Arrays:
         s = q @ documents[j : j + 16384].astype(np.float64).T
         rows = np.broadcast_to(np.arange(j, j + s.shape[1]), s.shape)
         best_scores, best = np.hstack([best_scores, s]), np.hstack([best, rows])
-        order = np.argsort(-best_scores, axis=1, kind="stable")[:, :K]
+        order = np.argsort(-best_scores, axis=1, kind="stable")[:, :k]
         best_scores = np.take_along_axis(best_scores, order, axis=1)
         best = np.take_along_axis(best, order, axis=1)
     return {"found": best}
 
 
-def search(quick: bool, q: int = 10_000, n: int = 1_000_000, d: int = 384) -> Case:
+def search(quick: bool, q: int = 10_000, n: int = 1_000_000, d: int = 384, k: int = K) -> Case:
     q, n, d = (500, 20_000, 64) if quick else (q, n, d)
 
     def make(q: int, n: int) -> Callable[[], Inputs]:
         return lambda: {"q": unit(normal(q, d, 0)), "documents": unit(normal(n, d, 1))}
 
     return Case(
-        "search",
-        f"Exact top-{K} of {q:,} queries against {n:,} x {d}",
+        "search" if k == K else "search_deep",
+        f"Exact top-{k} of {q:,} queries against {n:,} x {d}",
         make(q, n),
         make(64, 4096),
-        (_ours(), _faiss(), _product()),
+        (_ours(k), _faiss(k), _product()),
         (Compare(FAISS, at_most=1.1, memory_mib=512), Compare(PRODUCT)),
-        exact,
+        partial(exact, k=k),
         accuracy="places",
         rounds=7 if quick else 1,
         long=not quick,
@@ -100,4 +101,4 @@ def search(quick: bool, q: int = 10_000, n: int = 1_000_000, d: int = 384) -> Ca
     )
 
 
-CASES = {"search": search}
+CASES = {"search": search, "search_deep": partial(search, k=DEEP)}
