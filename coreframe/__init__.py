@@ -6,6 +6,7 @@ Importing this package imports no array library: every public name is loaded whe
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers see of the lazy names below
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
     from coreframe.batch import Batch as Batch
     from coreframe.cached import cached_step as cached_step
     from coreframe.callbacks import Callback as Callback
+    from coreframe.checkpoint import Checkpoints as Checkpoints
     from coreframe.compose import Mined as Mined
     from coreframe.compose import Symmetric as Symmetric
     from coreframe.compose import WeightedSum as WeightedSum
@@ -67,12 +69,15 @@ if TYPE_CHECKING:  # what type checkers see of the lazy names below
 
 __version__ = "0.1.0"
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # what is shown, others decide
+
 _HOMES = {
     "Adapter": "adapter",
     "Backend": "backend",
     "Batch": "batch",
     "Batches": "data.batches",
     "Callback": "callbacks",
+    "Checkpoints": "checkpoint",
     "ClosedForm": "adapter",
     "Embedder": "embedder",
     "Example": "data.examples",

@@ -75,6 +75,7 @@ CORE = {
     "stage": "coreframe_schedulers.curriculum:Stage",
     # training
     "fit": "coreframe.trainer:fit",
+    "checkpoints": "coreframe.checkpoint:Checkpoints",
     "clip_by_global_norm": "coreframe.gradients:clip_by_global_norm",
     "clip_by_value": "coreframe.gradients:clip_by_value",
     "global_norm": "coreframe.gradients:global_norm",
