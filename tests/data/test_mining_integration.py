@@ -10,7 +10,10 @@ import mining_cases as cases
 import numpy as np
 import pytest
 
-from coreframe.data.mining import rules
+from coreframe.data.mining import mine_hard_negatives, rules
+from coreframe.data.mining.search import make_search
+from coreframe.data.pairs import Pairs
+from coreframe.errors import ArgumentError
 
 pytestmark = pytest.mark.integration
 
@@ -127,6 +130,46 @@ def test_indexes_find_what_the_exact_search_finds(search: str, options: dict[str
     assert mined.approximate == (search == "usearch" or "index" in options)
     assert mined.recall == (1.0 if mined.approximate else None)
     assert mined.search.startswith(search)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_an_approximate_search_misses_is_measured() -> None:
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 16)).astype(np.float32)
+    q = x[:80] + 0.3 * rng.normal(size=(80, 16)).astype(np.float32)
+    pairs = Pairs(q, x, np.arange(80))
+    options = {"index": "IVF64,Flat", "index_parameters": "nprobe=2"}
+    mined = mine_hard_negatives(pairs, num_negatives=9, search="faiss", **options)
+    searches = [make_search(x, "exact"), make_search(x, "faiss", **options)]
+    exact, found = (search.candidates(q, 11)[0] for search in searches)
+    share = np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)])
+    assert 0.2 < share < 1
+    assert mined.recall == pytest.approx(share)
+    assert mined.approximate
+    assert mined.search == "faiss IVF64,Flat nprobe=2"
+    # What was found has its exact score.
+    there = mined.negatives >= 0
+    rows, columns = np.nonzero(there)
+    unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (q, x)]
+    want = np.einsum("id,id->i", unit[0][rows], unit[1][mined.negatives[rows, columns]])
+    np.testing.assert_allclose(mined.scores[there], want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("search", "options", "text"),
+    [
+        ("faiss", {"index": "Nope9"}, "cannot make index='Nope9'"),
+        ("faiss", {"index": "IVF2,Flat", "index_parameters": "mprobe=1"}, "mprobe"),
+        ("usearch", {"index_parameters": "speed=9"}, "index_parameters of usearch are"),
+        ("usearch", {"index": "Flat"}, "usearch has one kind"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_indexes_that_cannot_be(search: str, options: dict[str, Any], text: str) -> None:
+    pytest.importorskip(search)
+    with pytest.raises(ArgumentError, match=text):
+        cases.ours({}, True, search=search, **options)
 
 
 def record() -> None:

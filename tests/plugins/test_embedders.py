@@ -191,6 +191,39 @@ def test_wordllama_says_its_version() -> None:
     assert WordLlama(normalize=False).fingerprint() != WordLlama().fingerprint()
 
 
+class OldModel:
+    """A model of sentence-transformers 3 and 4, which has prompts and one ``encode``."""
+
+    prompts = {"query": "q: ", "passage": "p: "}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def encode(self, texts: list[str], **options: Any) -> Any:
+        self.asked.append((options.get("prompt"), options.get("prompt_name")))
+        assert options["normalize_embeddings"] is True
+        assert options["batch_size"] == 7
+        return np.ones((len(texts), 2))
+
+    def get_sentence_embedding_dimension(self) -> int:
+        return 2
+
+
+def test_models_without_methods_for_the_sides(monkeypatch) -> None:
+    old = OldModel()
+    monkeypatch.setattr(sentence_transformers, "load", lambda *options: old)
+    embedder = SentenceTransformers(model="x", batch_size=7)
+    for method in (embedder.embed_queries, embedder.embed_documents, embedder.embed):
+        rows = method(["a"])
+        assert (rows.dtype, rows.shape) == (np.float32, (1, 2))
+    SentenceTransformers(model="x", batch_size=7, query_prompt="mine: ").embed_queries(["a"])
+    SentenceTransformers(model="x", batch_size=7, document_prompt="").embed_documents(["a"])
+    assert old.asked == [
+        (None, "query"), (None, "passage"), (None, None), ("mine: ", None), ("", None),
+    ]  # fmt: skip
+    assert embedder.embed([]).shape == (0, 2)
+
+
 # The real libraries ---------------------------------------------------------------------------
 
 
