@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from coreframe.backend import Array, device_of, namespace, on_host
 from coreframe.dtypes import is_floating
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
+from coreframe.lazy import blocks, is_large
 from coreframe.ops import op
 
 
@@ -124,12 +125,18 @@ def finite(name: str, x: Array) -> None:
     """Raise ArgumentError if a host array (any array under COREFRAME_CHECKS=1) is not finite."""
     if not visible(x):
         return
-    if not all_finite(x):
-        xp = namespace(**{name: x})
-        good = xp.isfinite(x)
-        bad = int(xp.sum(xp.astype(~good, xp.int32)))
-        rows = xp.any(xp.reshape(~good, (x.shape[0], -1)), axis=1)
-        first = int(xp.argmax(xp.astype(rows, xp.int32)))
+    bad, first, start = 0, -1, 0
+    # What is large, a mapped file perhaps, is looked at block by block.
+    for part in blocks(x) if x.ndim == 2 and is_large(x) else (x,):
+        if not all_finite(part):
+            xp = namespace(**{name: part})
+            wrong = ~xp.isfinite(part)
+            bad += int(xp.sum(xp.astype(wrong, xp.int32)))
+            rows = xp.any(xp.reshape(wrong, (part.shape[0], -1)), axis=1)
+            if first < 0:
+                first = start + int(xp.argmax(xp.astype(rows, xp.int32)))
+        start += part.shape[0] if part.ndim else 0
+    if bad:
         raise ArgumentError(
             f"{name} has {bad} values that are NaN or infinite, the first in row {first}; "
             f"drop those rows or replace the values"

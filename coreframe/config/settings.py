@@ -348,6 +348,13 @@ class RunConfig:
     curve: CurveSettings = field(default_factory=CurveSettings)
     continual: ContinualSettings = field(default_factory=ContinualSettings)
 
+    def __post_init__(self) -> None:
+        if self.sampler is not None and self.train.curriculum is not None:
+            raise ArgumentError(
+                "train.curriculum and [sampler] both say what comes when; use one of them "
+                "(the sampler 'ordered' is a curriculum)"
+            )
+
 
 def _metric(field: str, name: object) -> None:
     from coreframe.evaluation import metrics  # it brings NumPy

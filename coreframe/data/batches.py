@@ -13,6 +13,7 @@ from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance
+from coreframe.dtypes import cast
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 from coreframe.lazy import take
 from coreframe.miner import Miner
@@ -290,13 +291,14 @@ def gather(pairs: Pairs, chosen: Ints, own_negatives: int = 0, rng: Any = None) 
     assert isinstance(pairs.relevance, ListedRelevance)
     documents, negatives = examples[:, 1], None
     if own_negatives:
-        negatives = _take(pairs.documents, _own_negatives(pairs, rows, own_negatives, rng))
+        own = _own_negatives(pairs, rows, own_negatives, rng)
+        negatives = _take(pairs.documents, own, queries.dtype)
     elif len(pairs.irrelevant):
         wrong, _ = pairs.known_wrong.of_queries(np.unique(rows))
         documents = np.concatenate([documents, wrong])
     return Batch(
         anchors=queries,
-        references=_take(pairs.documents, documents),
+        references=_take(pairs.documents, documents, queries.dtype),
         negatives=negatives,
         aligned=True,
         relation=_relation(pairs.relevance, rows, documents),
@@ -330,8 +332,10 @@ def _own_negatives(pairs: Pairs, rows: Ints, count: int, rng: Any) -> Ints:
     )
 
 
-def _take(x: Array, rows: Ints) -> Array:
+def _take(x: Array, rows: Ints, dtype: Any = None) -> Array:
     found: Any = take(x, rows.reshape(-1))
+    if dtype is not None:
+        found = cast(found, dtype, namespace(x=found))
     return found if rows.ndim == 1 else namespace(x=found).reshape(found, (*rows.shape, x.shape[1]))
 
 

@@ -20,9 +20,10 @@ from coreframe.data.relevance import (
     components,
     row_codes,
 )
+from coreframe.dtypes import cast
 from coreframe.embedder import Embedder, embed_both
 from coreframe.errors import ArgumentError, DataError
-from coreframe.lazy import BLOCK_ROWS, LazyRows, is_large, lazily, take
+from coreframe.lazy import BLOCK_ROWS, LazyRows, is_large, take
 from coreframe.random import stream
 
 
@@ -251,7 +252,7 @@ class Pairs:
     def to(self, backend: Backend) -> Pairs:
         """Return the same with the arrays moved to a backend, float16 widened to float32.
 
-        On the host, many documents of another dtype are widened block by block, when asked for.
+        On the host, many documents keep their dtype: those that are looked at are converted.
         """
         xp = namespace(queries=self.queries)
         dtype = backend.xp.float64 if self.queries.dtype == xp.float64 else backend.xp.float32
@@ -259,11 +260,12 @@ class Pairs:
             queries = documents = backend.asarray(self.queries, dtype=dtype)
             return self.replaced(queries=queries, documents=documents)
         documents = self.documents
-        if not isinstance(documents, np.ndarray | LazyRows) or backend.name != "numpy":
+        here = isinstance(documents, np.ndarray | LazyRows) and backend.name == "numpy"
+        if not here or not is_large(documents):
             documents = backend.asarray(documents, dtype=dtype)
-        elif documents.dtype != dtype:
-            documents = lazily(documents, lambda x: backend.asarray(x, dtype=dtype))
-        return self.replaced(queries=backend.asarray(self.queries, dtype=dtype), documents=documents)
+        return self.replaced(
+            queries=backend.asarray(self.queries, dtype=dtype), documents=documents
+        )
 
     def mapped(self, queries: Array, documents: Array | LazyRows) -> Pairs:
         """Return the same with other vectors, row by row; documents may be lazy."""
@@ -439,7 +441,11 @@ class Pairs:
             pairs = self.relevance.pairs
             for i in range(0, len(pairs), rows):
                 part = pairs[i : i + rows]
-                yield take(self.queries, part[:, 0]), take(self.documents, part[:, 1])
+                queries, documents = (
+                    take(self.queries, part[:, 0]),
+                    take(self.documents, part[:, 1]),
+                )
+                yield queries, cast(documents, queries.dtype, namespace(queries=queries))
             return
         means, of_query = self._class_means()
         for i in range(0, len(self), rows):

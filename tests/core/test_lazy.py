@@ -12,10 +12,14 @@ from support import Library, assert_near
 
 from coreframe import Pairs, fit, lazy
 from coreframe.artefact import Side, TrainedAdapter
+from coreframe.config import parse
+from coreframe.errors import ArgumentError
 from coreframe.evaluation.ranks import exact_ranks
 from coreframe.evaluation.retrieval import evaluate, search
+from coreframe.experiment import experiment
 from coreframe.lazy import LazyRows, blocks, lazily, mean, take
 from coreframe.registry import build
+from coreframe.report import report_html
 
 
 @pytest.fixture
@@ -157,3 +161,30 @@ def test_classes_by_blocks_have_the_same_means(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(lazy, "LARGE", 0)
     monkeypatch.setattr("coreframe.data.pairs.BLOCK_ROWS", 7)
     assert_near(np.concatenate([d for _, d in pairs.aligned_blocks(9)]), want)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_a_value_that_is_not_finite_is_found_in_its_block() -> None:
+    x = np.zeros((40, 3))
+    x[21, 1] = np.nan
+    x[33, 0] = np.inf
+    with pytest.raises(ArgumentError, match=r"has 2 values that are NaN or infinite, .* in row 21"):
+        Pairs(x, x)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_a_whole_experiment_on_documents_of_another_dtype(dtype: str) -> None:
+    """Whoever looks at documents, up to the report, takes them as they lie in the file."""
+    rng = np.random.default_rng(0)
+    documents = rng.standard_normal((300, 8)).astype(dtype)
+    queries = (documents[:120] @ np.linalg.qr(rng.standard_normal((8, 8)))[0]).astype("float32")
+    pairs = Pairs(queries, documents, np.arange(120))
+    config = parse({"train": {"epochs": 2, "side": "both", "start": "whitening"}})
+    outcome = experiment(*pairs.split(), config)
+    assert outcome.test.documents.dtype == dtype
+    page = report_html(outcome, title="x", config_text="", environment={
+        "python": "", "platform": "", "packages": {}, "plugins": {}, "backend": "",
+        "backend_source": "", "blas": [], "inputs": {},
+    })  # fmt: skip
+    assert "<html" in page
