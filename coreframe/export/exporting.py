@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -110,10 +111,10 @@ def _facts(
     moved = adapted_sides(adapter)
     if not adapter.normalize:
         normalised = "no: vectors keep the lengths that the map gives them"
-    elif target.normalizes:
+    elif target.divides(adapter):
         normalised = "yes, to length 1, by what was exported"
     else:
-        normalised = "not by what was exported: divide by the length yourself"
+        normalised = "not by the files: divide by the length, where the lines below do not do so"
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -165,26 +166,29 @@ def describe(facts: Mapping[str, Any], folder: str | os.PathLike[str] = "FOLDER"
     base = facts["base_model"] or "not named: use the model whose vectors it was trained on"
     wide = f"{facts['dimensions']} numbers in, {facts['dimensions_out']} out"
     rebuild = "must be rebuilt" if facts["rebuild_index"] else "stays"
-    lines = [
-        f"goes on      {facts['goes_on']}",
-        f"index        {rebuild}",
-        f"similarity   {facts['similarity']}",
-        f"normalised   {facts['normalised']}",
-        f"base model   {base}; {wide}",
-        f"thresholds   {_thresholds(facts['thresholds'])}",
-        f"checked      16 vectors, largest difference {facts['largest_difference']:.0e}",
-        *(f"note         {note}" for note in facts["notes"]),
-        "",
-        *(f"  {line}".replace("FOLDER", str(folder)) for line in facts["usage"]),
-    ]
+    known = {
+        "goes on": facts["goes_on"],
+        "index": rebuild,
+        "similarity": facts["similarity"],
+        "normalised": facts["normalised"],
+        "base model": f"{base}; {wide}",
+        "thresholds": "scores move; new thresholds were not measured in this run",
+        "checked": f"16 vectors, largest difference {facts['largest_difference']:.0e}",
+    }
+    if moved := facts["thresholds"]:
+        width = max(len(row["what"]) for row in moved)
+        rows = [f"{t['what']:<{width}}  {t['before']:.3f} -> {t['after']:.3f}" for t in moved]
+        known["thresholds"] = "\n".join(["scores move", *rows])
+    lines = [line for name, text in known.items() for line in _entry(name, text)]
+    lines += [line for note in facts["notes"] for line in _entry("note", note)]
+    lines += ["", *(f"  {line}".replace("FOLDER", str(folder)) for line in facts["usage"])]
     return "\n".join(lines)
 
 
-def _thresholds(found: Sequence[Mapping[str, Any]] | None) -> str:
-    if not found:
-        return "scores move; new thresholds were not measured in this run"
-    moved = [f"{t['what']} {t['before']:.3f} -> {t['after']:.3f}" for t in found]
-    return "scores move: " + "; ".join(moved)
+def _entry(name: str, text: str) -> list[str]:
+    """Return a name and what is said of it, in lines of at most 96 characters."""
+    parts = [part for line in text.split("\n") for part in textwrap.wrap(line, 83) or [line]]
+    return [f"{name if i == 0 else '':<13}{part}" for i, part in enumerate(parts)]
 
 
 def _tell(folder: Path, facts: Mapping[str, Any], place: Path) -> None:

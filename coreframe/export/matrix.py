@@ -127,6 +127,11 @@ class Matrix(Target):
 
         return {one_side(adapter, self.side, "a matrix"): apply}
 
+    def divides(self, adapter: TrainedAdapter) -> bool:
+        if self.base is None or Path(self.base).suffix == ".npy":
+            return False
+        return base_folder.read_modules(Path(self.base))[-1].kind == "Normalize"
+
     def compare(self, adapter: TrainedAdapter, folder: Path) -> Iterator[Comparison]:
         if self.base is None:
             yield from super().compare(adapter, folder)
@@ -157,9 +162,8 @@ class Matrix(Target):
         return lines
 
     def notes(self, adapter: TrainedAdapter) -> list[str]:
-        if self.base is None or Path(self.base).suffix == ".npy" or not adapter.normalize:
-            return []
-        if base_folder.read_modules(Path(self.base))[-1].kind == "Normalize":
+        alone = self.base is None or Path(self.base).suffix == ".npy"
+        if alone or not adapter.normalize or self.divides(adapter):
             return []
         return ["The model does not divide by the length, and the adapter does: do so behind it."]
 

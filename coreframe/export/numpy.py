@@ -19,6 +19,9 @@ class NumPy(Target):
 
     name: ClassVar[str] = "numpy"
 
+    def divides(self, adapter: TrainedAdapter) -> bool:
+        return False
+
     def write(self, adapter: TrainedAdapter, folder: Path) -> None:
         write_files(folder, {"adapter.npz": npz(adapter)})
 

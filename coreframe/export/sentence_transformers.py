@@ -1,7 +1,7 @@
 """Folders that sentence-transformers loads, with its own module classes only.
 
 A class of ours in the folder would need ``trust_remote_code=True``. If queries and documents move
-alike, the adapter is one Dense layer, and loads in any release since 3.0. If they do not (only
+alike, the adapter is one Dense layer, and loads in any release since 3.4. If they do not (only
 queries are adapted), it is a Router with a route each, which came with 5.0.
 """
 
@@ -61,6 +61,9 @@ class SentenceTransformers(Target):
         config = base_folder.read_json(settings) | {"similarity_fn_name": adapter.similarity}
         write_files(folder, {settings.name: (json.dumps(config, indent=2) + "\n").encode()})
 
+    def divides(self, adapter: TrainedAdapter) -> bool:
+        return self.base is not None or not moves_alike(adapter)
+
     def read(self, adapter: TrainedAdapter, folder: Path) -> Mapping[str, Map]:
         """Return what the modules do that follow the base's; a base's vectors have length 1."""
         if self.base is None:
@@ -100,11 +103,15 @@ class SentenceTransformers(Target):
         ]
 
     def notes(self, adapter: TrainedAdapter) -> list[str]:
-        if moves_alike(adapter):
-            return ["Loads in sentence-transformers 3.0 and later."]
-        return [
-            "Needs sentence-transformers 5.0 or later: the Router, encode_query, encode_document."
-        ]
+        notes = ["Loads in sentence-transformers 3.4 and later."]
+        if not moves_alike(adapter):
+            notes = ["Needs sentence-transformers 5 or later: Router and encode_query."]
+        if self.base is None:
+            notes.append(
+                "From release 6 on, the classes are in sentence_transformers.sentence_transformer"
+                ".modules, and the import above warns."
+            )
+        return notes
 
 
 def _tail(adapter: TrainedAdapter, path: str) -> list[Module]:

@@ -96,6 +96,9 @@ class Static(Target):
             return base / first.path / "model.safetensors"
         return base / "model.safetensors"
 
+    def divides(self, adapter: TrainedAdapter) -> bool:
+        return self._base().is_dir()
+
     def compare(self, adapter: TrainedAdapter, folder: Path) -> Iterator[Comparison]:
         """Yield the vectors of 16 texts of five random tokens."""
         path, base = self._table(), self._base()

@@ -48,7 +48,7 @@ class Target(ABC):
 
     name: ClassVar[str]
     normalizes: ClassVar[bool] = True
-    """Whether what is written divides rows by their lengths itself, where the adapter does."""
+    """Whether what ``compare`` looks at divides rows by their lengths, where the adapter does."""
 
     @abstractmethod
     def write(self, adapter: TrainedAdapter, folder: Path) -> None:
@@ -68,6 +68,10 @@ class Target(ABC):
     def notes(self, adapter: TrainedAdapter) -> list[str]:
         """Return what else must be known."""
         return []
+
+    def divides(self, adapter: TrainedAdapter) -> bool:
+        """Say whether the files alone bring rows to unit length, where the adapter does."""
+        return self.normalizes
 
     def compare(self, adapter: TrainedAdapter, folder: Path) -> Iterator[Comparison]:
         """Yield what was written beside what the adapter does, for 16 vectors of unit length."""

@@ -55,7 +55,7 @@ def test_export_tells_what_must_be_known(here, tmp_path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "first-pgvector" / "adapter.sql").exists()
     for text in ("pgvector: first-pgvector", "queries and documents", "must be rebuilt", "cosine",
-                 "the best cut 0.710 -> 0.480", "a base model"):  # fmt: skip
+                 "the best cut  0.710 -> 0.480", "a base model"):  # fmt: skip
         assert text in ran.stdout
     ran = here("export", "first", "--to", "numpy", "-o", "out", "--json")
     facts = json.loads(ran.stdout)

@@ -96,8 +96,8 @@ def test_what_must_be_known_is_said(kind, expected, tmp_path) -> None:
     found = export(make(kind), tmp_path / "out", to="numpy", thresholds=moved)
     readme = (tmp_path / "out" / "README.md").read_text()
     for text in (found.text, readme):
-        for part in (*expected, "similarity   cosine", "normalised   yes", "a base model",
-                     "8 numbers in, 8 out", "precision 0.9 0.812 -> 0.540"):  # fmt: skip
+        for part in (*expected, "similarity   cosine", "normalised   not by", "a base model",
+                     "8 numbers in, 8 out", "precision 0.9  0.812 -> 0.540"):  # fmt: skip
             assert part in text
     assert str(tmp_path / "out") in found.text
     assert str(tmp_path) not in readme  # it may be copied elsewhere
@@ -109,8 +109,13 @@ def test_who_normalises_is_said(tmp_path) -> None:
         return export(make("query", **rest), tmp_path / f"{to}{rest}", to=to).facts["normalised"]
 
     assert said("pgvector").startswith("yes")
-    assert said("llama-index").startswith("not by what was exported")
-    assert said("matrix").startswith("not by what was exported")
+    assert said("sentence-transformers").startswith("yes")
+    assert said("llama-index").startswith("not by the files")
+    assert said("numpy").startswith("not by the files")
+    assert said("matrix").startswith("not by the files")
+    base = write_model(tmp_path / "base", ["Transformer", "Dense", "Normalize"])
+    found = export(make("alike"), tmp_path / "in", to="matrix", base=base)
+    assert found.facts["normalised"].startswith("yes")
     assert said("pgvector", normalize=False).startswith("no: ")
 
 
