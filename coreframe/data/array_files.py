@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -93,7 +94,7 @@ def open_npy(path: str) -> NDArray[Any]:
         return np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise cannot_read(path, error) from error
-    except ValueError as error:
+    except Exception as error:  # a damaged header fails in many ways, in Python's parser too
         raise DataError(
             f"{path} is not a readable .npy file of numbers or texts: {error}"
         ) from error
@@ -124,7 +125,7 @@ def _npz(path: str) -> dict[str, Member]:
             return found
     except OSError as error:
         raise cannot_read(path, error) from error
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+    except Exception as error:  # a damaged header fails in many ways, in Python's parser too
         raise DataError(f"{path} is not a readable .npz file: {error}") from error
 
 
@@ -171,7 +172,7 @@ def _reader(
             return read()
         except OSError as error:
             raise cannot_read(path, error) from error
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
             raise DataError(f"{path} is damaged at {member.filename}: {error}") from error
 
     return checked

@@ -47,7 +47,7 @@ def _named(path: str, what: str) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:  # of the system, not of what is in the file
             raise
         raise DataError(f"{path} is not a readable {what}: {error}") from error
@@ -61,6 +61,7 @@ def _counted(
     with _named(path, "file of rows"):
         for batch in batches():
             if batch.num_rows:
+                batch.validate(full=True)  # a damaged file may hold offsets beyond its end
                 cells = {column: batch.column(i) for i, column in enumerate(columns)}
                 yield Chunk(places=range(done, done + batch.num_rows), cells=cells)
                 done += batch.num_rows

@@ -36,6 +36,13 @@ def open_table(source: Any) -> Table:
     path = os.fspath(source)
     suffix = os.path.splitext(path.rstrip("/\\"))[1].lower()
     kind = "arrow" if is_folder_of_rows(path) else SUFFIXES.get(suffix)
+    if kind is None and os.path.isdir(path):
+        raise DataError(
+            f"{path} is a folder, but none of BEIR (corpus.jsonl, queries.jsonl, qrels), of "
+            "datasets (state.json, dataset_dict.json), of Lance, or with train.*, dev.* and test.*"
+        )
+    if kind is None and not suffix and not os.path.exists(path):
+        raise DataError(f"{path} cannot be read: No such file or directory")
     if kind is None:
         raise DataError(
             f"{path}: rows are read from {', '.join(SUFFIXES)} files, from folders that "

@@ -89,5 +89,7 @@ def computable(x: NDArray[Any]) -> NDArray[Any]:
     wanted = x.dtype.newbyteorder("=") if x.dtype.kind == "f" else np.dtype(np.float32)
     if x.dtype == wanted:
         return x
-    found = collect(part.astype(wanted) for part in blocks_of(x))
-    return x.astype(wanted) if found is None else found
+    with np.errstate(invalid="ignore"):  # NaN is found later, when all values are looked at
+        found = collect(part.astype(wanted) for part in blocks_of(x))
+    assert found is not None  # x is not empty
+    return found

@@ -128,14 +128,15 @@ def look_at(x: NDArray[Any], name: str, ids: Sequence[str] | None = None) -> Fac
     """Look at all values once, block by block; raise DataError if one is NaN or infinite."""
     zero_rows, first_zero, low, high, total, start = 0, -1, np.inf, 0.0, 0.0, 0
     for block in blocks_of(x):
-        if block.dtype == np.float16:
-            block = block.astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            if block.dtype == np.float16:
+                block = block.astype(np.float32)
             squares = np.einsum("ij,ij->i", block, block)
         odd = np.nonzero(~np.isfinite(squares) | (squares == 0))[0]
         zero = np.zeros(len(block), bool)
         if len(odd):  # not finite, of zeros, or too large or small for the square
-            rows = np.asarray(block[odd], np.float64)
+            with np.errstate(invalid="ignore"):  # signalling NaN
+                rows = np.asarray(block[odd], np.float64)
             good = np.isfinite(rows).all(axis=1)
             if not good.all():
                 row = start + int(odd[np.argmin(good)])
