@@ -32,7 +32,7 @@ from coreframe.errors import ArgumentError, CoreframeError, DataError, OutputErr
 from coreframe.export.exporting import hash_adapter
 from coreframe.export.target import adapted_sides, moves_alike
 from coreframe.lock import FolderLock
-from coreframe.storage import remove_folder, sync_folder, write_files
+from coreframe.storage import sync_folder, write_files
 
 DTYPES = ("float32", "float16", "int8")
 FORMAT, VERSION = "coreframe-apply", 1
@@ -461,7 +461,14 @@ def _publish(part: Path, files: list[tuple[str, str]], place: Path) -> None:
     """Rename the result, and what goes with it first, to where they belong."""
     for name, ending in files:
         to = place.with_name(place.stem + ending) if ending else place
-        if to.is_dir():
-            remove_folder(to)
-        os.replace(part / name, to)
+        if to.is_dir():  # a rename cannot replace it
+            old = part / "replaced"
+            os.rename(to, old)
+            try:
+                os.rename(part / name, to)
+            except BaseException:
+                os.rename(old, to)
+                raise
+        else:
+            os.replace(part / name, to)
     sync_folder(place.parent)

@@ -56,6 +56,8 @@ def apply(
         return code
     progress = None if quiet or as_json else _Progress()
     done = apply_file(adapter, source, target, progress=progress, **options)
+    if progress is not None:
+        progress.end()
     if as_json:
         facts = {name: getattr(done, name) for name in done.__dataclass_fields__}
         click.echo(json.dumps(facts | {"path": str(done.path)}, indent=2))
@@ -79,12 +81,19 @@ class _Progress:
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
         self.last = time.monotonic()
+        self.shown = False
 
     def __call__(self, rows: int, total: int | None) -> None:
-        now, end = time.monotonic(), rows == total
-        if now - self.last < (0.2 if self.live else 10) and not (self.live and end):
+        now = time.monotonic()
+        if now - self.last < (0.2 if self.live else 10):
             return
         self.last = now
         share = f" of {total:,} ({rows / total:.0%})" if total else ""
         text = f"apply   {rows:,} rows{share}"
-        click.echo(f"\r{text}" if self.live else text, nl=not self.live or end, err=True)
+        click.echo(f"\r{text}" if self.live else text, nl=not self.live, err=True)
+        self.shown = self.live
+
+    def end(self) -> None:
+        """End the line that counted."""
+        if self.shown:
+            click.echo("", err=True)

@@ -41,7 +41,7 @@ def npz(adapter: TrainedAdapter) -> bytes:
     }
     for name in SIDES:
         side = adapter.side(name)
-        members |= {f"{name}.{key}": np.asarray(x) for key, x in side.arrays.items()}
+        members |= {f"{name}.{key}": np.asarray(x, np.float32) for key, x in side.arrays.items()}
         if side.form == "low_rank":
             members[f"{name}.scaling"] = np.float32(side.scaling)
     return zipped({f"{name}.npy": npy(np.asarray(x)) for name, x in members.items()})

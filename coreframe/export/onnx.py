@@ -85,7 +85,9 @@ def _model(adapter: TrainedAdapter, side: str) -> Any:
     constants: list[Any] = []
 
     def constant(name: str, value: Any) -> str:
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        if value.dtype.kind == "f":
+            value = value.astype(np.float32)
+        constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def node(kind: str, *inputs: str, to: str, **attributes: Any) -> str:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_cases import D, make
+from export_cases import D, make, random_side
 from safetensors.numpy import load_file, save_file
 
 from coreframe import applying
 from coreframe.applying import apply_file
+from coreframe.artefact import TrainedAdapter
 from coreframe.data.vectors import read_vectors
 from coreframe.errors import ArgumentError, CheckpointError, DataError, OutputError
 
@@ -131,6 +132,15 @@ def test_what_comes_in_may_be_narrow_or_wide(dtype, tmp_path) -> None:
     got = np.load(tmp_path / "y.npy")
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, ADAPTER(x.astype(np.float32)), atol=1e-6)
+
+
+@pytest.mark.parametrize("ending", TARGETS)
+def test_an_output_of_another_width(ending, tmp_path) -> None:
+    narrow = TrainedAdapter(D, {"query": random_side(to=3, bias=True)})
+    done = apply_file(narrow, write_source(tmp_path, "x.npy"), tmp_path / f"y{ending}")
+    got = read_vectors(tmp_path / f"y{ending}", column=done.column)
+    assert done.width == 3
+    np.testing.assert_allclose(got, narrow(X), atol=1e-6)
 
 
 def test_sides(tmp_path) -> None:
@@ -258,20 +268,21 @@ applying.apply_file(load(folder + "/adapter"), folder + "/x.npy", folder + "/" +
 """
 
 
+@pytest.mark.parametrize("most", [5, pytest.param(300, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ["y.npy", "y.parquet"])
-def test_a_process_that_is_killed_again_and_again(name, tmp_path) -> None:
+def test_a_process_that_is_killed_again_and_again(name, most, tmp_path) -> None:
     x = np.tile(X, (40, 1))
     np.save(tmp_path / "x.npy", x)
     ADAPTER.save(tmp_path / "adapter")
     rng, kills = np.random.default_rng(0), 0
-    for _ in range(40):
+    for _ in range(most + 1):
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(tmp_path), name], stdout=subprocess.PIPE
         )
         assert process.stdout is not None
         process.stdout.readline()
         try:
-            process.wait(float(rng.uniform(0.02, 0.3)) if kills < 5 else 60)
+            process.wait(float(rng.uniform(0.02, 0.3)) if kills < most else 60)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
