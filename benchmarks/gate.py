@@ -93,7 +93,7 @@ def upper(count: int, of: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
     options = parser.parse_args()
     print(f"{'data':14}{'seeds':>7}{'promoted':>10}{'share':>8}{'at most':>9}   most often said")

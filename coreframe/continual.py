@@ -117,9 +117,12 @@ def update(
 
     References: Kirkpatrick et al. 2017, arXiv 1612.00796; Schwarz et al. 2018, arXiv 1805.06370.
 
+    >>> import numpy as np
+    >>> from coreframe import Pairs
+    >>> from coreframe.artefact import TrainedAdapter
     >>> rng = np.random.default_rng(0)
     >>> documents = rng.normal(size=(300, 16)).astype(np.float32)
-    >>> queries = documents @ np.linalg.qr(rng.normal(size=(16, 16)))[0].astype(np.float32)
+    >>> queries = documents + 2 * documents[:, ::-1]
     >>> new = update(TrainedAdapter(16), Pairs(queries, documents), learning_rate=0.01)
     >>> new.promoted, new(queries).shape
     (True, (300, 16))

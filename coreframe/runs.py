@@ -61,7 +61,25 @@ class StoredRun:
 
 
 def read_run(folder: str | os.PathLike[str]) -> StoredRun:
-    """Read the folder of a run. Raises ArtefactError that names the file and what is wrong."""
+    """Read the folder of a run, and check it.
+
+    Args:
+        folder: what ``coreframe train`` wrote.
+
+    Shapes: the adapter takes (n, d).
+
+    Edges: a folder that is no run, is damaged, needs a plugin that is not installed, or comes from
+    another version raises ArtefactError, which names the file and what is wrong. The folder of a
+    version before ``learned.safetensors`` is read, and cannot be gone on from.
+
+    Cost: its files, but for the report and the lists in ``eval/``.
+
+    References: our own.
+
+    >>> read_run("runs/none")
+    Traceback (most recent call last):
+    coreframe.errors.ArtefactError: runs/none is not there; ...
+    """
     path = Path(folder)
     if not path.is_dir():
         what = "a file" if path.exists() else "not there"

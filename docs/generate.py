@@ -86,6 +86,8 @@ CORE = {
     "savings": "coreframe.recompute:savings",
     "merge": "coreframe_adapters.low_rank:merge",
     "fisher": "coreframe.fisher_information:fisher",
+    "update": "coreframe.continual:update",
+    "read_run": "coreframe.runs:read_run",
     "save_state": "coreframe.state:save_state",
     "load_state": "coreframe.state:load_state",
 }
