@@ -16,6 +16,7 @@ from coreframe.evaluation.retrieval import Evaluation, Map, evaluate
 from coreframe.random import stream
 
 RESAMPLES = 2000
+_DRAWS_AT_ONCE = 1 << 16
 _SIGNS_AT_ONCE = 1 << 22
 
 
@@ -137,9 +138,12 @@ def _resampled(
     sums, sizes = _by_group(differences, groups)
     count = len(sizes)
     means = np.empty((len(differences), resamples))
-    for i in range(resamples):
-        times = np.bincount(rng.integers(count, size=count), minlength=count)
-        means[:, i] = (sums @ times) / (sizes @ times)
+    at_once = max(1, _DRAWS_AT_ONCE // count)
+    for i in range(0, resamples, at_once):
+        number = min(at_once, resamples - i)
+        drawn = rng.integers(count, size=(number, count)) + count * np.arange(number)[:, None]
+        times = np.bincount(drawn.reshape(-1), minlength=number * count).reshape(number, count)
+        means[:, i : i + number] = (sums @ times.T) / (sizes @ times.T)
     return means
 
 
