@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coreframe import console, registry
+from coreframe.backend import get_backend
 
 if TYPE_CHECKING:  # at run time it would bring what listing does not need
     from coreframe.following import Following
 
 
-def followers(settings: Any, folder: Path, options: Mapping[str, Any]) -> Following:
-    """Return all of them as one: ``metrics.jsonl`` always, and the progress unless quiet.
+def can_run(settings: Any) -> None:
+    """Say before any work what cannot run: a backend, a tracker whose tool is not installed."""
+    from coreframe.callbacks import Tracker
 
-    Raises MissingExtra for a tracker whose tool is not installed.
-    """
+    get_backend(settings.train.backend)
+    for callback in settings.callbacks:
+        if isinstance(callback, Tracker):
+            callback.check()
+
+
+def followers(settings: Any, folder: Path, options: Mapping[str, Any]) -> Following:
+    """Return all of them as one: ``metrics.jsonl`` always, and the progress unless quiet."""
     import tomllib
 
     from coreframe import config

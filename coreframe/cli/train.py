@@ -10,10 +10,9 @@ from typing import Any
 import click
 
 from coreframe import console
-from coreframe.backend import get_backend
 from coreframe.cli import planning, saving, signals
 from coreframe.cli.common import NOT_BETTER, assignments, run_options, tell
-from coreframe.cli.followers import command, followers, result
+from coreframe.cli.followers import can_run, command, followers, result
 from coreframe.cli.options import Grouped
 
 
@@ -36,7 +35,7 @@ def demo(quick: bool, embedder: str | None, **options: Any) -> int:
         [*chosen, *assignments(options, default=default)],
         default=default,
     )
-    get_backend(settings.train.backend)  # what cannot run is said before any work
+    can_run(settings)
     folder = saving.claim(options, Path("coreframe-demo"))
     pairs = demo.pairs(settings.embedder)
     inputs = {
@@ -122,7 +121,7 @@ def train(
         options["config"] = stored.folder / "run.toml"
     chosen = [] if split is None else [f'data.split="{split}"']
     settings = config.read(options["config"], [*assignments(options), *chosen])
-    get_backend(settings.train.backend)  # what cannot run is said before any work
+    can_run(settings)
     if dry_run:
         planned = planning.embedding_nothing(settings, options)
         seen = loading.load_pairs(

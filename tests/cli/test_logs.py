@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from coreframe import cli
+from coreframe.cli import common
 
 FEW = ("--epochs", "2", "--batch-size", "64", "--set", "curve.enabled=never")
 
@@ -34,20 +36,31 @@ assert ours.level == logging.NOTSET
 
 
 @pytest.mark.parametrize(
-    ("words", "level", "shown"),
+    ("words", "level", "lines"),
     [
-        ((), "", False),
-        (("-v",), "", True),
-        ((), "info", True),
-        (("-q",), "", False),
-        (("-v",), "ERROR", False),
+        ([], "", ["WARNING"]),
+        (["-v"], "", ["INFO", "WARNING"]),
+        (["-q"], "", []),
+        ([], "debug", ["DEBUG", "INFO", "WARNING"]),
+        (["-v"], "ERROR", []),
     ],
 )
-def test_levels(coreframe_, texts, words, level, shown) -> None:
-    ran = coreframe_("train", "pairs.jsonl", *FEW, *words, COREFRAME_LOG_LEVEL=level)
-    assert ran.returncode in (0, 3), ran.stderr
-    assert ("INFO coreframe.following: fit identity begins" in ran.stderr) == shown
-    assert "INFO" not in ran.stdout
+def test_levels(words, level, lines, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COREFRAME_LOG_LEVEL", level)
+
+    @click.command()
+    @common.run_options
+    def speak(**_: object) -> None:
+        log = logging.getLogger("coreframe.somewhere")
+        log.debug("a word")
+        log.info("a word")
+        log.warning("a word")
+
+    monkeypatch.setitem(cli.main.commands, "speak", speak)
+    assert cli.run(["speak", *words]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [f"{line} coreframe.somewhere: a word" for line in lines]
 
 
 def test_a_level_that_is_none(coreframe_) -> None:
@@ -67,26 +80,22 @@ def test_the_handler_is_gone_after_a_command() -> None:
 # The log of a run -----------------------------------------------------------------------------
 
 
-def test_every_run_has_its_log(coreframe_, texts, tmp_path) -> None:
-    words = ("train", "pairs.jsonl", *FEW, "--set", "train.start=auto", "--side", "both")
-    ran = coreframe_(*words, "--json")
+def test_every_run_has_its_log_and_a_new_run_starts_it_anew(coreframe_, texts, tmp_path) -> None:
+    path = tmp_path / "coreframe-run" / "metrics.jsonl"
+    ran = coreframe_("train", "pairs.jsonl", *FEW, "--side", "both", "-v")
     assert ran.returncode in (0, 3), ran.stderr
-    assert json.loads(ran.stdout)["seed"] == 42
-    lines = [
-        json.loads(line)
-        for line in (tmp_path / "coreframe-run" / "metrics.jsonl").read_text().splitlines()
-    ]
+    assert "INFO coreframe.following: fit identity begins" in ran.stderr
+    first = path.read_bytes()
+    lines = [json.loads(line) for line in first.splitlines()]
     assert all(list(line)[:3] == ["fit", "step", "epoch"] for line in lines)
     names = {name for line in lines for name in line}
     assert {"train/loss", "train/learning_rate", "eval/ndcg@10"} <= names
     assert len({(x["fit"], x["step"], "train/loss" in x) for x in lines}) == len(lines)
 
-
-def test_a_run_again_starts_its_log_anew(coreframe_, texts, tmp_path) -> None:
-    path = tmp_path / "coreframe-run" / "metrics.jsonl"
-    assert coreframe_("train", "pairs.jsonl", *FEW, "-q").returncode in (0, 3)
-    first = path.read_bytes()
-    assert coreframe_("train", "pairs.jsonl", *FEW, "-q", "--overwrite").returncode in (0, 3)
+    ran = coreframe_("train", "pairs.jsonl", *FEW, "--side", "both", "--overwrite", "--json")
+    assert ran.returncode in (0, 3), ran.stderr
+    assert ran.stderr == ""
+    assert json.loads(ran.stdout)["seed"] == 42
     assert path.read_bytes() == first
 
 
