@@ -163,7 +163,8 @@ class ListedRelevance(Relevance):
         place = np.arange(len(rows)) - np.searchsorted(rows, rows)
         inside = place < len(discount)
         terms = self.gains[order][inside] * discount[place[inside]]
-        return np.bincount(rows[inside], weights=terms, minlength=self.queries)
+        sums = np.bincount(rows[inside], weights=terms, minlength=self.queries)
+        return sums.astype(np.float64, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
