@@ -11,7 +11,7 @@ import numpy as np
 
 from coreframe.data.mining import Mined, mine_hard_negatives
 from coreframe.data.pairs import Pairs
-from coreframe_text.callable import CallableEmbedder
+from coreframe_text import callable as any_function
 
 GOLDEN = Path(__file__).parent / "golden" / "hard_negatives.json"
 
@@ -78,7 +78,7 @@ def cases() -> list[tuple[dict[str, Any], str, bool, bool]]:
 
 
 def pairs(with_corpus: bool) -> Pairs:
-    embedder = CallableEmbedder(function=embed)
+    embedder = any_function.Callable(function=embed)
     return Pairs.from_texts(ANCHORS, POSITIVES, embedder, corpus=CORPUS if with_corpus else ())
 
 

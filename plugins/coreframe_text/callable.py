@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import abc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from coreframe.errors import ArgumentError, ArgumentTypeError
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallableEmbedder(Embedder):
+class Callable(Embedder):
     """Ask a function for the vectors.
 
         embed(texts) = function(texts)
@@ -37,26 +38,26 @@ class CallableEmbedder(Embedder):
 
     References: none; an adapter for functions.
 
-    >>> rows = CallableEmbedder(function=lambda texts: [[len(t), 1] for t in texts]).embed(["red"])
+    >>> rows = Callable(function=lambda texts: [[len(t), 1] for t in texts]).embed(["red"])
     >>> rows.tolist()
     [[3.0, 1.0]]
     """
 
-    function: Callable[[list[str]], Any]
-    queries: Callable[[list[str]], Any] | None = None
+    function: abc.Callable[[list[str]], Any]
+    queries: abc.Callable[[list[str]], Any] | None = None
     identity: str | None = None
 
     def __post_init__(self) -> None:
         for field, value in (("function", self.function), ("queries", self.queries)):
             if not callable(value) and not (field == "queries" and value is None):
                 raise ArgumentTypeError(
-                    f"CallableEmbedder.{field} must be a function of a list of texts, got {value!r}"
+                    f"Callable.{field} must be a function of a list of texts, got {value!r}"
                 )
         if self.identity is not None and not (
             isinstance(self.identity, str) and self.identity.strip()
         ):
             raise ArgumentTypeError(
-                f"CallableEmbedder.identity must be a text or None, got {self.identity!r}"
+                f"Callable.identity must be a text or None, got {self.identity!r}"
             )
 
     def embed(self, texts: Sequence[str]) -> Any:
@@ -76,9 +77,9 @@ class CallableEmbedder(Embedder):
 
     @property
     def base_model(self) -> str:
-        return self.identity or "coreframe:CallableEmbedder"
+        return self.identity or "coreframe:Callable"
 
-    def _ask(self, function: Callable[[list[str]], Any], texts: Sequence[str]) -> Any:
+    def _ask(self, function: abc.Callable[[list[str]], Any], texts: Sequence[str]) -> Any:
         import numpy as np
 
         check_texts(texts)
@@ -89,11 +90,11 @@ class CallableEmbedder(Embedder):
             rows = np.asarray(to_numpy(found) if is_array(found) else found, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise ArgumentError(
-                f"CallableEmbedder.function must return rows of numbers, one a text: {error}"
+                f"Callable.function must return rows of numbers, one a text: {error}"
             ) from error
         if rows.ndim != 2 or len(rows) != len(texts) or not rows.shape[1]:
             raise ArgumentError(
-                f"CallableEmbedder.function must return one row a text, ({len(texts)}, d), "
+                f"Callable.function must return one row a text, ({len(texts)}, d), "
                 f"got shape {rows.shape}"
             )
         return rows

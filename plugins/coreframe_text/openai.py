@@ -11,7 +11,7 @@ from typing import Any
 from coreframe import checks
 from coreframe.embedder import Embedder, Side, check_texts
 from coreframe.errors import ArgumentError, ArgumentTypeError, EmbedderError
-from coreframe_text.http_json import Service
+from coreframe.http_json import Service
 
 
 @dataclass(frozen=True, kw_only=True)

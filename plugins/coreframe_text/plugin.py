@@ -6,7 +6,7 @@ from coreframe.plugin import Table, hookimpl
 @hookimpl
 def coreframe_embedders() -> Table:
     return {
-        "callable": "coreframe_text.callable:CallableEmbedder",
+        "callable": "coreframe_text.callable:Callable",
         "hashing": "coreframe_text.hashing:Hashing",
         "model2vec": "coreframe_text.model2vec:Model2Vec",
         "openai": "coreframe_text.openai:OpenAI",

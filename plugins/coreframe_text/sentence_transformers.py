@@ -10,7 +10,7 @@ from typing import Any
 from coreframe import checks
 from coreframe.embedder import Embedder, Side, check_texts
 from coreframe.errors import ArgumentError, ArgumentTypeError, MissingExtra
-from coreframe_text.model_files import identity, not_loaded, read_json, version
+from coreframe.model_files import identity, not_loaded, read_json, version
 
 
 @dataclass(frozen=True, kw_only=True)

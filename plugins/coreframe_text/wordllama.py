@@ -9,7 +9,7 @@ from typing import Any
 
 from coreframe.embedder import Embedder, Side, check_texts
 from coreframe.errors import MissingExtra
-from coreframe_text.model_files import version
+from coreframe.model_files import version
 
 
 @dataclass(frozen=True, kw_only=True)

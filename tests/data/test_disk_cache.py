@@ -26,7 +26,7 @@ from coreframe.data.disk_cache import DiskCache, DiskCached, cache_folder
 from coreframe.data.pairs import Pairs
 from coreframe.embedder import Embedder, Side
 from coreframe.errors import ArgumentError, ArgumentTypeError
-from coreframe_text.callable import CallableEmbedder
+from coreframe_text import callable as any_function
 from coreframe_text.hashing import Hashing
 from coreframe_text.sha256 import Sha256
 
@@ -122,7 +122,7 @@ def test_other_fingerprints_share_nothing(cache: DiskCache) -> None:
     assert stored == ["large", "small"]
 
 
-@pytest.mark.parametrize("embedder", [Hashing(), CallableEmbedder(function=len)])
+@pytest.mark.parametrize("embedder", [Hashing(), any_function.Callable(function=len)])
 def test_what_has_no_fingerprint_is_not_stored(cache: DiskCache, embedder: Embedder) -> None:
     if isinstance(embedder, Hashing):
         DiskCached(embedder=embedder, cache=cache).embed(["a"])
@@ -215,14 +215,14 @@ WRITER = """
 import sys
 import numpy as np
 from coreframe.data.disk_cache import DiskCache, DiskCached
-from coreframe_text.callable import CallableEmbedder
+from coreframe_text import callable as any_function
 from coreframe_text.sha256 import Sha256
 
 def embed(texts):
     print(len(texts), flush=True)
     return Sha256(dimensions=8).embed(texts)
 
-embedder = CallableEmbedder(function=embed, identity="kill")
+embedder = any_function.Callable(function=embed, identity="kill")
 cached = DiskCached(embedder=embedder, cache=DiskCache(sys.argv[1]), batch=1)
 cached.embed([f"text {i}" for i in range(int(sys.argv[2]))])
 """
@@ -243,7 +243,7 @@ def test_a_killed_process_loses_its_last_batch_at_most(tmp_path: Path) -> None:
         return Sha256(dimensions=8).embed(texts)
 
     texts = [f"text {i}" for i in range(done + 5)]
-    named = CallableEmbedder(function=embed, identity="kill")
+    named = any_function.Callable(function=embed, identity="kill")
     rows = DiskCached(embedder=named, cache=DiskCache(tmp_path)).embed(texts)
     np.testing.assert_array_equal(rows, Sha256(dimensions=8).embed(texts))
     assert texts[done:] == asked[-5:]
@@ -254,7 +254,7 @@ def test_two_processes_write_at_the_same_time(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path), "200"]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    named = CallableEmbedder(function=_refuse, identity="kill")
+    named = any_function.Callable(function=_refuse, identity="kill")
     texts = [f"text {i}" for i in range(200)]
     rows = DiskCached(embedder=named, cache=DiskCache(tmp_path)).embed(texts)
     np.testing.assert_array_equal(rows, Sha256(dimensions=8).embed(texts))
@@ -339,7 +339,7 @@ def test_rows_that_are_not_finite_are_not_kept(cache: DiskCache) -> None:
         calls.append(len(texts))
         return [[np.nan if text == "bad" else 1.0] for text in texts]
 
-    cached = DiskCached(embedder=CallableEmbedder(function=embed, identity="x"), cache=cache)
+    cached = DiskCached(embedder=any_function.Callable(function=embed, identity="x"), cache=cache)
     for _ in range(2):
         assert np.isnan(cached.embed(["good", "bad"])).tolist() == [[False], [True]]
     assert calls == [2, 1]

@@ -150,7 +150,7 @@ def test_without_texts_an_equal_vector_is_the_same_document() -> None:
 
 
 def test_with_texts_the_query_itself_is_no_negative() -> None:
-    embedder = cases.CallableEmbedder(function=cases.embed)
+    embedder = cases.any_function.Callable(function=cases.embed)
     pairs = Pairs.from_texts(["a", "b", "c"], ["b", "c", "a"], embedder, corpus=["d", "e"])
     texts = pairs.document_texts
     for mask in (True, False):

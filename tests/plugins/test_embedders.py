@@ -15,10 +15,10 @@ from coreframe.data.disk_cache import DiskCache, DiskCached
 from coreframe.data.pairs import Pairs
 from coreframe.embedder import treats_sides_alike
 from coreframe.errors import ArgumentError, ArgumentTypeError, EmbedderError, MissingExtra
+from coreframe.model_files import identity
+from coreframe_text import callable as any_function
 from coreframe_text import model2vec, sentence_transformers
-from coreframe_text.callable import CallableEmbedder
 from coreframe_text.model2vec import Model2Vec
-from coreframe_text.model_files import identity
 from coreframe_text.sentence_transformers import SentenceTransformers
 from coreframe_text.wordllama import WordLlama
 
@@ -30,7 +30,9 @@ def lengths(texts: list[str]) -> list[list[float]]:
 
 
 def test_a_function_is_an_embedder(library: Any) -> None:
-    embedder = CallableEmbedder(function=lambda texts: library.asarray(lengths(texts), "float32"))
+    embedder = any_function.Callable(
+        function=lambda texts: library.asarray(lengths(texts), "float32")
+    )
     rows = embedder.embed(("a", "bcd"))
     assert rows.dtype == np.float32
     assert rows.tolist() == [[1, 1], [3, 1]]
@@ -40,7 +42,7 @@ def test_a_function_is_an_embedder(library: Any) -> None:
 
 
 def test_queries_may_have_a_function_of_their_own(tmp_path: Path) -> None:
-    embedder = CallableEmbedder(
+    embedder = any_function.Callable(
         function=lengths, queries=lambda texts: [[-1.0, len(t)] for t in texts], identity="v1"
     )
     for asked in (embedder, DiskCached(embedder=embedder, cache=DiskCache(tmp_path))):
@@ -64,7 +66,7 @@ def test_queries_may_have_a_function_of_their_own(tmp_path: Path) -> None:
 )
 def test_a_function_that_returns_something_else(answer: Any, text: str) -> None:
     with pytest.raises(ArgumentError, match=text):
-        CallableEmbedder(function=lambda texts: answer).embed(["a", "b"])
+        any_function.Callable(function=lambda texts: answer).embed(["a", "b"])
 
 
 def test_what_a_function_raises_passes_through() -> None:
@@ -72,17 +74,17 @@ def test_what_a_function_raises_passes_through() -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match=r"^mine$"):
-        CallableEmbedder(function=broken).embed(["a"])
+        any_function.Callable(function=broken).embed(["a"])
     with pytest.raises(ArgumentTypeError, match="one string"):
-        CallableEmbedder(function=lengths).embed("abc")
+        any_function.Callable(function=lengths).embed("abc")
 
 
 @pytest.mark.parametrize(
     "options", [{"function": "len"}, {"queries": 3}, {"identity": ""}, {"identity": 3}]
 )
 def test_bad_fields_of_a_function(options: dict[str, Any]) -> None:
-    with pytest.raises(ArgumentTypeError, match=f"CallableEmbedder.{next(iter(options))} must be"):
-        CallableEmbedder(**{"function": lengths, **options})
+    with pytest.raises(ArgumentTypeError, match=f"Callable.{next(iter(options))} must be"):
+        any_function.Callable(**{"function": lengths, **options})
 
 
 def test_a_file_cannot_hold_a_function() -> None:

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coreframe import config
+from coreframe import config, http_json
 from coreframe.data.disk_cache import DiskCache, DiskCached
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError, EmbedderError
-from coreframe_text import http_json
 from coreframe_text.openai import OpenAI
 
 KEY = "sk-very-secret"

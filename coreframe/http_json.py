@@ -14,7 +14,7 @@ from typing import Any
 
 from coreframe.errors import EmbedderError
 
-logger = logging.getLogger("coreframe.text")
+logger = logging.getLogger(__name__)
 
 _AGAIN = {408, 409, 425, 429, *range(500, 600)}
 _LONGEST = 60.0  # seconds between two tries
