@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import mining_cases as cases
@@ -113,6 +116,48 @@ def test_memory_does_not_grow_with_queries_times_documents(tmp_path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6  # the scores of all are 480 MB
+
+
+LARGE = """
+import sys, threading, time
+import numpy as np
+from coreframe import Pairs
+from coreframe.data.mining import mine_hard_negatives
+
+def anonymous():
+    for line in open("/proc/self/status"):
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+
+most = 0
+def watch():
+    global most
+    while True:
+        most = max(most, anonymous())
+        time.sleep(0.01)
+
+x = np.load(sys.argv[1], mmap_mode="r")
+queries = np.array(x[:500]) + 0.1
+threading.Thread(target=watch, daemon=True).start()
+mined = mine_hard_negatives(Pairs(queries, x, np.arange(500)), relative_margin=0.05)
+assert (mined.negatives >= 0).all()
+print(most)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_large_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    """A million vectors, 512 MB on the disk, are searched in 300 MB of anonymous memory."""
+    rng = np.random.default_rng(0)
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (1_000_000, 128))
+    for i in range(0, len(x), 50_000):
+        x[i : i + 50_000] = rng.standard_normal((50_000, 128), dtype=np.float32)
+    x.flush()
+    command = [sys.executable, "-c", LARGE, str(tmp_path / "x.npy")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 300e6
 
 
 def test_a_random_choice_is_uniform_and_follows_the_seed() -> None:
