@@ -38,7 +38,6 @@ from coreframe.forgetting import KeptSet
 from coreframe.learned import FILE as LEARNED
 from coreframe.report import model_card, render, report_data
 from coreframe.storage import make_folder, write_files
-from coreframe.trainer_state import trainer_state
 
 PACKAGES = ("coreframe-ml", "numpy", "array-api-compat", "pluggy", "safetensors", "threadpoolctl")
 
@@ -108,7 +107,7 @@ def write_run(
         "report.html": render(data),
         "README.md": model_card(outcome, title=title, environment=environment, data=data),
     }
-    contents["trainer_state.json"] = to_json(_trainer_state(outcome, config)) + "\n"
+    contents["trainer_state.json"] = to_json(dict(outcome.run.trainer_state)) + "\n"
     if not logged:
         lines = named_lines(outcome.run.history, outcome.start)
         contents["metrics.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines)
@@ -207,25 +206,6 @@ def summary(outcome: Outcome, config: RunConfig) -> dict[str, Any]:
         "backend_source": outcome.run.backend_source,
         "seconds": round(outcome.seconds, 3),
     }
-
-
-def _trainer_state(outcome: Outcome, config: RunConfig) -> dict[str, Any]:
-    run, metric = outcome.run, config.gate.metric
-    epochs = [(e["epoch"], e["step"]) for e in run.history if metric in e]
-    last = run.history[-1]
-    return trainer_state(
-        {
-            "history": run.history,
-            "metric": metric,
-            "best_metrics": run.dev,
-            "best_step": next((step for epoch, step in epochs if epoch == run.best_epoch), 0),
-            "step": last["step"],
-            "steps": last["step"],
-            "epoch": last["epoch"],
-            "epochs": config.train.epochs,
-            "batch_size": config.train.batch_size,
-        }
-    )
 
 
 def _gain(g: Gain) -> dict[str, Any]:

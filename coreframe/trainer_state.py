@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,15 +14,18 @@ def trainer_state(
 
     Args:
         state: of a fit: ``history``, ``metric``, ``best_metrics``, ``best_step``, ``step``,
-            ``steps``, ``epoch``, ``epochs``, ``batch_size``.
+            ``steps``, ``epochs``, ``batch_size``.
         best_model_checkpoint: where the best parameters are. Default: nowhere in particular.
 
-    Evaluations have the keys ``eval_ndcg@10``; the metric that decides is ``best_metric``.
+    Evaluations have the keys ``eval_ndcg@10``; the metric that decides is ``best_metric``. What is
+    not finite, the loss of an update that was left out, is null.
     """
     lines = []
     for entry in state["history"]:
         where = {"epoch": float(entry["epoch"]), "step": entry["step"]}
-        rest = {key: x for key, x in entry.items() if key not in where}
+        rest = {
+            key: x if math.isfinite(x) else None for key, x in entry.items() if key not in where
+        }
         if "loss" not in rest:
             rest = {f"eval_{key}": x for key, x in rest.items()}
         lines.append({**rest, **where})
@@ -29,7 +33,7 @@ def trainer_state(
         "best_global_step": state["best_step"],
         "best_metric": state["best_metrics"].get(state["metric"]),
         "best_model_checkpoint": best_model_checkpoint,
-        "epoch": float(state["epoch"]),
+        "epoch": lines[-1]["epoch"] if lines else 0.0,
         "global_step": state["step"],
         "is_hyper_param_search": False,
         "is_local_process_zero": True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ from coreframe import Pairs, config
 from coreframe.errors import OutputError
 from coreframe.experiment import experiment
 from coreframe.outputs import write_run
+from coreframe.trainer_state import trainer_state
 
 RUN = """
 [adapter]
@@ -100,3 +102,34 @@ def check_faults(tmp_path, outcomes, fault, *, every):
 
 def same(found: dict[str, bytes], wanted: dict[str, bytes]) -> bool:
     return all(found[name] == wanted[name] for name in wanted)
+
+
+def test_the_history_has_the_form_of_trainer(tmp_path, outcomes):
+    """An update that was left out has a loss that JSON has no word for."""
+    outcome, settings = outcomes[0]
+    write(tmp_path, outcomes[0])
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert state["global_step"] == state["max_steps"] == outcome.run.history[-1]["step"]
+    assert (state["epoch"], state["num_train_epochs"]) == (1.0, 1)
+    assert state["best_metric"] == outcome.run.dev["ndcg@10"]
+    assert state["best_global_step"] == outcome.run.best_step
+    first = state["log_history"][0]
+    assert first["eval_ndcg@10"] == outcome.run.history[0]["ndcg@10"]
+    found = trainer_state(
+        {**CALM, "history": [{"step": 1, "epoch": 1, "loss": float("nan"), "grad_norm": 1.0}]}
+    )
+    assert found["log_history"] == [{"loss": None, "grad_norm": 1.0, "epoch": 1.0, "step": 1}]
+    assert settings.train.epochs == 1
+
+
+CALM = {"metric": "ndcg@10", "best_metrics": {}, "best_step": 0, "step": 1, "steps": 1,
+        "epochs": 1, "batch_size": 8}  # fmt: skip
+
+
+@pytest.mark.integration
+def test_transformers_reads_it(tmp_path, outcomes):
+    callback = pytest.importorskip("transformers.trainer_callback")
+    write(tmp_path, outcomes[0])
+    state = callback.TrainerState.load_from_json(str(tmp_path / "trainer_state.json"))
+    assert state.global_step == outcomes[0][0].run.history[-1]["step"]
+    assert state.best_metric == outcomes[0][0].run.dev["ndcg@10"]
