@@ -184,3 +184,25 @@ def test_evaluation_by_steps(folder):
     assert len(steps) == 2  # the start and the end
     _, err = ended(start(folder, "-o", "c", "--eval-strategy", "steps"), 2)
     assert "eval_steps" in err
+
+
+@pytest.mark.long
+def test_a_signal_at_any_moment_leaves_a_run_that_goes_on(folder):
+    """200 signals at random moments; one run, that goes on again and again."""
+    rng = np.random.default_rng(3)
+    more = ("-o", "run", "--save-steps", "5", *SHORT[2:], "--epochs", "3000",
+            "--resume-from-checkpoint", "latest")  # fmt: skip
+    reached = 0
+    for _ in range(200):
+        process = start(folder, *more)
+        time.sleep(float(rng.uniform(0.2, 4)))
+        number = signal.SIGINT if rng.random() < 0.5 else signal.SIGTERM
+        process.send_signal(number)
+        _, err = process.communicate(timeout=120)
+        early = -number  # Python itself had not yet come to the handlers
+        assert process.returncode in (128 + number, early), err
+        assert "Error" not in err or process.returncode == early, err
+        steps = [int(p.name.partition("-")[2]) for p in (folder / "run").glob("checkpoint-*")]
+        assert max(steps, default=0) >= reached
+        reached = max(steps, default=0)
+    assert reached > 100
