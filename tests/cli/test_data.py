@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-FEW = ("--set", "train.epochs=2", "--set", "train.start=identity", "--set", "curve.enabled=never")
+FEW = (
+    "--set",
+    "embedder.dimensions=64",
+    "--set",
+    "train.epochs=2",
+    "--set",
+    "train.start=identity",
+    "--set",
+    "curve.enabled=never",
+)
 
 
 def beir(folder: Path, records: list[dict[str, str]]) -> None:
@@ -28,6 +37,7 @@ def beir(folder: Path, records: list[dict[str, str]]) -> None:
 
 
 def test_train_on_a_beir_folder(coreframe_, tmp_path, records) -> None:
+    records = records[:160]
     beir(tmp_path / "set", records)
     ran = coreframe_("train", "set", *FEW)
     assert ran.returncode in (0, 3), ran.stderr
