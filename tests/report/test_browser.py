@@ -144,9 +144,7 @@ def test_it_prints_with_what_is_folded(
     assert browser.ask("document.documentElement.scrollWidth") <= 718
 
 
-def test_it_works_without_script_and_by_its_links(
-    browser: Browser, pages: dict[str, Path]
-) -> None:
+def test_it_works_without_script_and_by_its_links(browser: Browser, pages: dict[str, Path]) -> None:
     browser.open(pages["pairs"], width=1280)
     assert browser.ask("document.scripts.length") == 0
     missing = browser.ask(
