@@ -28,11 +28,15 @@ FILES = [
     "README.md",
     "config.json",
     "environment.json",
+    "eval",
+    "learned.safetensors",
     "metrics.json",
     "metrics.jsonl",
     "model.safetensors",
     "report.html",
+    "report.json",
     "run.toml",
+    "trainer_state.json",
 ]
 SHORT = ("--quick", "--set", "train.epochs=3")
 

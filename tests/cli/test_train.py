@@ -18,7 +18,7 @@ from coreframe import __main__ as start
 from coreframe import config
 
 FEW = ("--set", "train.epochs=8", "--set", "train.batch_size=128")
-FILES = 9
+FILES = 12
 
 
 def lines(path: Path, records: list[object]) -> Path:
