@@ -224,17 +224,20 @@ def components(left: Ints, right: Ints, count: int) -> Ints:
 
 def row_codes(*arrays: NDArray[np.floating]) -> list[Ints]:
     """Return a number for each row of each array, equal where the rows are equal in every bit."""
-    hashes = []
-    for x in arrays:
-        multipliers = np.random.Generator(np.random.Philox(key=1)).integers(
-            2**63, size=x.shape[1], dtype=np.uint64
-        )
-        found = np.empty(len(x), np.uint64)
-        for i in range(0, len(x), 4096):
-            part = np.ascontiguousarray(x[i : i + 4096])
-            bits = part.view(f"u{part.itemsize}").astype(np.uint64)
-            bits ^= bits >> np.uint64(17)
-            found[i : i + 4096] = (bits * (2 * multipliers + 1)).sum(axis=1, dtype=np.uint64)
-        hashes.append(found)
+    hashes = [row_hashes(x) for x in arrays]
     codes = np.unique(np.concatenate(hashes), return_inverse=True)[1].reshape(-1).astype(np.int64)
     return np.split(codes, np.cumsum([len(h) for h in hashes])[:-1])
+
+
+def row_hashes(x: NDArray[np.floating]) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of the bits of each row of x (n, d), a block of rows at a time."""
+    multipliers = np.random.Generator(np.random.Philox(key=1)).integers(
+        2**63, size=x.shape[1], dtype=np.uint64
+    )
+    found = np.empty(len(x), np.uint64)
+    for i in range(0, len(x), 4096):
+        part = np.ascontiguousarray(x[i : i + 4096])
+        bits = part.view(f"u{part.itemsize}").astype(np.uint64)
+        bits ^= bits >> np.uint64(17)
+        found[i : i + 4096] = (bits * (2 * multipliers + 1)).sum(axis=1, dtype=np.uint64)
+    return found

@@ -6,8 +6,9 @@ enough are looked at again. What is found waits until there is enough of it to b
 
 Documents are prepared a stretch at a time and shared by all queries. All shapes follow from those
 of the inputs, never from the number of threads. All tiles of documents have one shape, with rows
-of zeros at the very end, since BLAS may add up in another order for another shape: so equal
-documents have equal scores, and the lower row comes first.
+of zeros at the very end, since BLAS may add up in another order for another shape. Some of its
+kernels (OpenBLAS's for Haswell) do so even within a product, so that equal documents differ in
+the last digit of their scores: in a list they are put in the order of their rows at the end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from coreframe.backend import Array
+from coreframe.data.relevance import row_hashes
+from coreframe.lazy import LazyRows
 from coreframe.similarity import Similarity, unit_rows
 from coreframe_numpy.kernels import threads
 from coreframe_numpy.kernels.selection import padded, top_k
@@ -42,7 +45,8 @@ def nearest_documents(
     n, d = queries.shape
     dtype = np.result_type(queries.dtype, documents.dtype, np.float32)
     if n * len(documents) <= _SMALL and documents.size <= _SMALL * 8:
-        return _small(queries, documents, center, k, kind, dtype)
+        chosen = _small(queries, documents, center, k, kind, dtype)
+        return chosen if chosen is NotImplemented else _in_order(chosen, documents)
     stretch = _Stretch(documents, center, kind, dtype)
     tall = min(_QUERIES if stretch.lanes > 1 else _QUERIES // 4, max(16, 2**19 // k))
     at_once = max(_STRETCH // d // tall, 1) * tall
@@ -57,7 +61,37 @@ def nearest_documents(
                 np.concatenate(_search(left, stretch, k, tall), out=found[rows])
     except _NotANumber:
         return NotImplemented
-    return found
+    return _in_order(found, documents)
+
+
+def _in_order(found: Array, documents: Array) -> Array:
+    """Return lists (n, k) in which equal documents stand in the order of their rows.
+
+    They keep their places in the list, and the first of these gets the lowest row. Few columns
+    tell most documents apart; only those alike in them are looked at whole.
+    """
+    while isinstance(documents, LazyRows):
+        documents = documents.source  # equal rows give equal rows
+    if found.shape[1] == 1:
+        return found
+    codes = row_hashes(documents[found.reshape(-1), :8]).reshape(found.shape)
+    order = np.argsort(codes, axis=1, kind="stable")
+    alike = np.diff(np.take_along_axis(codes, order, axis=1), axis=1) == 0
+    if not alike.any():
+        return found
+    again = np.zeros(found.shape, bool)
+    again[:, 1:] = alike
+    again[:, :-1] |= alike
+    mask = np.zeros_like(again)
+    np.put_along_axis(mask, order, again, axis=1)
+    rows, place = np.unique(found[mask], return_inverse=True)
+    whole = [row_hashes(documents[rows[i : i + 4096]]) for i in range(0, len(rows), 4096)]
+    codes[mask] = np.concatenate(whole)[place.reshape(-1)]
+    places = np.argsort(codes, axis=1, kind="stable")  # of each kind, in turn
+    by_row = np.lexsort((found, codes), axis=1)
+    result = np.empty_like(found)
+    np.put_along_axis(result, places, np.take_along_axis(found, by_row, axis=1), axis=1)
+    return result
 
 
 def _small(
