@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from coreframe.callbacks import About, Callback, Record, Session, Status, Tracker
-from coreframe.errors import PluginWarning
+from coreframe.errors import Interrupted, PluginWarning
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Following(Callback):
     ) -> None:
         state = "finished"
         if kind is not None:
-            stopped = issubclass(kind, KeyboardInterrupt) or kind.__name__ == "Interrupted"
+            stopped = issubclass(kind, KeyboardInterrupt | Interrupted)
             state = "interrupted" if stopped else "failed"
         for follower in self._followers:
             follower.close(state)
