@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coreframe import plots
+from coreframe.plots import shapes
 
 TONES = ("accent", "warm", "good", "bad", "purple", "teal", "soft")
 STYLE = """
@@ -39,7 +39,7 @@ def drawing(group: Mapping[str, Any]) -> str:
     parts = _panel(time, 0, f"time, coreframe at n = {first:,} is 1", "times as long")
     parts += _panel(extra, HEIGHT, "extra memory, less than 1 MiB shown as 1", "MiB")
     title = f"{group['what']}: time and memory against n"
-    picture = plots._svg(2 * HEIGHT, title, parts, width=plots.WIDTH + NAMES)
+    picture = shapes.svg(2 * HEIGHT, title, parts, width=shapes.WIDTH + NAMES)
     style = '<rect class="page" width="100%" height="100%" fill="currentColor"/>'
     opened, _, rest = picture.partition("</title>")
     opened = opened.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
@@ -50,22 +50,22 @@ def _panel(lines: Mapping[str, Points], top: float, title: str, unit: str) -> li
     points = [point for line in lines.values() for point in line]
     if not points:
         return []
-    left, right = 62.0, plots.WIDTH
+    left, right = 62.0, shapes.WIDTH
     high, low = top + 34, top + HEIGHT - 42
     x_values = sorted({x for x, _ in points})
     y_values = decades([y for _, y in points])
-    at_x = plots._scale(math.log(x_values[0]), math.log(x_values[-1]), left + 8, right)
-    at_y = plots._scale(math.log(y_values[0]), math.log(y_values[-1]), low, high)
-    parts = [plots._text(left, top + 18, title, "ink", "start", bold=True)]
+    at_x = shapes.Scale(math.log(x_values[0]), math.log(x_values[-1]), left + 8, right)
+    at_y = shapes.Scale(math.log(y_values[0]), math.log(y_values[-1]), low, high)
+    parts = [shapes.text(left, top + 18, title, "ink", "start", bold=True)]
     for y in y_values:
         here = at_y(math.log(y))
-        parts.append(plots._rule(left, here, right, here, "line"))
-        parts.append(plots._text(left - 6, here + 4, f"{y:,g}", "soft", "end", small=True))
+        parts.append(shapes.rule(left, here, right, here, "line"))
+        parts.append(shapes.text(left - 6, here + 4, f"{y:,g}", "soft", "end", small=True))
     for x in x_values:
         here = at_x(math.log(x))
-        parts.append(plots._text(here, low + 16, f"{x:,g}", "soft", "middle", small=True))
-    parts.append(plots._text((left + right) / 2, low + 32, "n", "soft", "middle", small=True))
-    parts.append(plots._text(14, (high + low) / 2, unit, "soft", "middle", turned=True))
+        parts.append(shapes.text(here, low + 16, f"{x:,g}", "soft", "middle", small=True))
+    parts.append(shapes.text((left + right) / 2, low + 32, "n", "soft", "middle", small=True))
+    parts.append(shapes.text(14, (high + low) / 2, unit, "soft", "middle", turned=True))
     names = []
     for number, (name, line) in enumerate(lines.items()):
         tone, places = (
@@ -74,17 +74,17 @@ def _panel(lines: Mapping[str, Points], top: float, title: str, unit: str) -> li
         )
         if not places:
             continue
-        path = " ".join(f"{plots._n(x)},{plots._n(y)}" for x, y in places)
+        path = " ".join(f"{shapes.short(x)},{shapes.short(y)}" for x, y in places)
         thick = 2.6 if number == 0 else 1.4
         parts.append(
             f'<polyline class="{tone}" points="{path}" fill="none" stroke="currentColor" '
             f'stroke-width="{thick}" stroke-linejoin="round"/>'
         )
-        parts += [plots._dot(x, y, 2.6, tone) for x, y in places]
+        parts += [shapes.dot(x, y, 2.6, tone) for x, y in places]
         names.append((name, places[-1][1], tone, number == 0))
-    ends = plots._apart([y for _, y, *_ in names], 14, high, low)
+    ends = shapes.apart([y for _, y, *_ in names], 14, high, low)
     for (name, _, tone, strong), y in zip(names, ends, strict=True):
-        parts.append(plots._text(right + 9, y + 4, name, tone, "start", strong))
+        parts.append(shapes.text(right + 9, y + 4, name, tone, "start", strong))
     return parts
 
 

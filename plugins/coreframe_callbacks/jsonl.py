@@ -19,7 +19,7 @@ _ORDER = {"train": 0, "eval": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
-class JsonLines(Tracker):
+class Jsonl(Tracker):
     """Write each record as one line of JSON: the log that every run of the command line has.
 
         {"fit": "identity", "step": 12, "epoch": 1, "train/loss": 0.31, "train/grad_norm": 0.2}
@@ -44,7 +44,7 @@ class JsonLines(Tracker):
 
     References: https://jsonlines.org
 
-    >>> JsonLines(path="log.jsonl").resume
+    >>> Jsonl(path="log.jsonl").resume
     False
     """
 
@@ -53,9 +53,9 @@ class JsonLines(Tracker):
 
     def __post_init__(self) -> None:
         if self.path is not None and not isinstance(self.path, str):
-            raise ArgumentTypeError(f"JsonLines.path must be a text or None, got {self.path!r}")
+            raise ArgumentTypeError(f"Jsonl.path must be a text or None, got {self.path!r}")
         if not isinstance(self.resume, bool):
-            raise ArgumentTypeError(f"JsonLines.resume must be true or false, got {self.resume!r}")
+            raise ArgumentTypeError(f"Jsonl.resume must be true or false, got {self.resume!r}")
 
     def check(self) -> None:
         """Nothing is needed."""

@@ -8,7 +8,7 @@ from coreframe.plugin import Table, hookimpl
 @hookimpl
 def coreframe_callbacks() -> Table:
     return {
-        "jsonl": "coreframe_callbacks.jsonl:JsonLines",
+        "jsonl": "coreframe_callbacks.jsonl:Jsonl",
         "mlflow": "coreframe_callbacks.mlflow:MLflow",
         "tensorboard": "coreframe_callbacks.tensorboard:TensorBoard",
         "trackio": "coreframe_callbacks.trackio:Trackio",

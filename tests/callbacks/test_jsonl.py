@@ -147,5 +147,5 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:  # pragma: no 
 
 def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.warns(PluginWarning, match="JsonLines failed in start .*cannot write"):
+    with pytest.warns(PluginWarning, match="Jsonl failed in start .*cannot write"):
         fit(pairs(), epochs=1, callbacks=[log(tmp_path / "file" / "b")])

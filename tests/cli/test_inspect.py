@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import coreframe
-from coreframe import cli
+from coreframe import cli, console
 from coreframe.plugin import KINDS
 from coreframe_losses.info_nce import InfoNCE
 
@@ -51,11 +51,11 @@ def test_list_one_kind(here) -> None:
     ]
 
 
-def test_list_a_kind_that_has_nothing_yet(here) -> None:
-    """A hook may exist before a component does."""
-    code, out, _ = here("list", "callbacks")
-    assert code == 0
-    assert len(out.splitlines()) == 1
+def test_a_table_of_nothing_has_its_head(capsys) -> None:
+    console.print_table(("kind", "name"), [], as_json=False)
+    assert capsys.readouterr().out == "kind  name\n"
+    console.print_table(("kind", "name"), [], as_json=True)
+    assert capsys.readouterr().out == "[]\n"
 
 
 def test_show(here) -> None:

@@ -107,7 +107,7 @@ def test_report_to_adds_to_the_file() -> None:
     file = '[[callbacks]]\nname = "jsonl"\npath = "a"\n'
     found = settings(file, report_to=("wandb,mlflow", "tensorboard"))
     names = [type(one).__name__ for one in found.callbacks]
-    assert names == ["JsonLines", "Wandb", "MLflow", "TensorBoard"]
+    assert names == ["Jsonl", "Wandb", "MLflow", "TensorBoard"]
     assert settings(file, report_to=("none",)).callbacks == ()
     assert settings().callbacks == ()
     with pytest.raises(click.UsageError, match="none stands alone"):

@@ -275,7 +275,8 @@ MISTAKES = {
     ),
     '[gate]\nmetric = "map"': "gate.metric: metric 'map' needs a depth, such as 'map@10'",
     '[gate]\nmetrics = ["recall@5", "cosine_recall@5"]': (
-        "gate.metrics: there is no metric 'cosine_recall@5'. Did you mean 'recall@5' or 'recall@50'?"
+        "gate.metrics: there is no metric 'cosine_recall@5'. "
+        "Did you mean 'recall@5' or 'recall@50'?"
     ),
 }
 
