@@ -53,9 +53,7 @@ def read(
     return parse(override(tables(path, default=default), assignments), source=source)
 
 
-def tables(
-    path: str | os.PathLike[str] | None = None, *, default: str = DEFAULT
-) -> dict[str, Any]:
+def tables(path: str | os.PathLike[str] | None = None, *, default: str = DEFAULT) -> dict[str, Any]:
     """Return the tables of a TOML file (None: ``default``) as they stand there, unchecked."""
     if path is None:
         found: dict[str, Any] = _ours(tomllib.loads(default))

@@ -152,7 +152,8 @@ class TrainSettings:
         max_grad_value: > 0, the size that each entry is clipped to; None leaves them.
         ema_decay: in [0, 1), average the parameters exponentially; None does not.
         eval_strategy: epoch, steps (every eval_steps updates, and at the end) or no (at the end
-            alone, which is then kept): when dev is evaluated. None is epoch, or steps with eval_steps.
+            alone, which is then kept): when dev is evaluated. None is epoch, or steps with
+            eval_steps.
         eval_steps: updates between two evaluations, >= 1; None for another strategy.
         save_strategy: auto (by time, as long as it is cheap), steps, epoch or no: when the run is
             saved. None is auto, or steps with save_steps.
