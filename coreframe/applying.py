@@ -130,12 +130,18 @@ def apply_file(
     }
     part = place.with_name(f".{place.name}.part")
     work = _Work(adapter, side, dtype, input_, table, plan, progress)
+    finished = False
     try:
-        with FolderLock(part):
-            done, files = work.run(
-                part, lambda: writing.open_writer(place, part, column=new, metadata=metadata)
-            )
-            _publish(part, files, place)
+        with FolderLock(part):  # what another call does in this folder is not ours to remove
+            try:
+                done, files = work.run(
+                    part, lambda: writing.open_writer(place, part, column=new, metadata=metadata)
+                )
+                _publish(part, files, place)
+                finished = True
+            finally:
+                if finished or not (part / _JOURNAL).exists():  # nothing to go on from
+                    shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         if isinstance(error, CoreframeError):
             raise
@@ -143,10 +149,6 @@ def apply_file(
             f"cannot write {place}: {error.strerror or error}; what is done is kept in {part}, and "
             "the same call goes on from there"
         ) from None
-    finally:
-        if not (part / _JOURNAL).exists():  # nothing in it is worth going on from
-            shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(part, ignore_errors=True)
     return Applied(
         path=Path(target),
         rows=done.rows,

@@ -20,6 +20,7 @@ from coreframe.applying import apply_file
 from coreframe.artefact import TrainedAdapter
 from coreframe.data.vectors import read_vectors
 from coreframe.errors import ArgumentError, CheckpointError, DataError, OutputError
+from coreframe.lock import FolderLock
 
 ROWS = 900
 X = np.random.default_rng(0).standard_normal((ROWS, D)).astype(np.float32)
@@ -417,3 +418,16 @@ print(max(most) - before)
     assert ran.returncode == 0, ran.stderr
     shutil.rmtree(tmp_path)
     assert int(ran.stdout) < 40 << 20  # the file has 128 MB
+
+
+def test_the_work_of_another_call_is_not_removed(tmp_path) -> None:
+    """Before its first journal there is nothing to go on from, but somebody is at work."""
+    path, target = write_source(tmp_path, "x.npy"), tmp_path / "y.npy"
+    part = tmp_path / ".y.npy.part"
+    with FolderLock(part):
+        (part / "result").write_bytes(b"of another")
+        with pytest.raises(CheckpointError, match="writes here"):
+            apply_file(ADAPTER, path, target)
+        assert (part / "result").read_bytes() == b"of another"
+    apply_file(ADAPTER, path, target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy", "y.npy"]
