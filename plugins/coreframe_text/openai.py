@@ -165,6 +165,11 @@ class OpenAI(Embedder):
                 f"{self.base_url} is not set; a service without a key: api_key_variable=None"
                 ' (in a file: "none")'
             )
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise EmbedderError(  # http.client would show the key in its own error
+                f"the environment variable {self.api_key_variable} holds no key that can be sent: "
+                "a key is one line of printable ASCII without spaces"
+            )
         return key
 
 

@@ -308,6 +308,16 @@ def test_a_key_that_is_not_there(server: Server, monkeypatch) -> None:
     assert server.bodies == []
 
 
+@pytest.mark.parametrize("key", ["sk-1234\nsk-5678", "sk-1234 # mine", "sk-1234\N{EN DASH}x"])
+def test_a_key_that_cannot_be_sent_is_not_shown(server: Server, monkeypatch, key: str) -> None:
+    """http.client would raise a ValueError with the whole header."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(EmbedderError, match="OPENAI_API_KEY holds no key that can be sent") as e:
+        ask(server).embed(["a"])
+    assert "1234" not in str(e.value)
+    assert server.bodies == []
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
