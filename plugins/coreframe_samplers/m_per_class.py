@@ -69,8 +69,8 @@ class MPerClass(Sampler):
         rows = self._classes(pairs, batch_size)
         rng = stream(seed, "m_per_class", epoch)
         at_once = batch_size // self.m
-        turns = _rounds(len(rows), at_once, rng)
-        draws = [_rows(own, self.m, rng) for own in rows]
+        turns = _rounds(np.arange(len(rows)), at_once, rng)
+        draws = [_rounds(own, self.m, rng) for own in rows]
         count = self.size(pairs, batch_size=batch_size, seed=seed, epoch=epoch, drop_last=drop_last)
         return [np.concatenate([next(draws[c]) for c in next(turns)]) for _ in range(count)]
 
@@ -114,29 +114,17 @@ class MPerClass(Sampler):
         return rows
 
 
-def _rounds(classes: int, at_once: int, rng: Any) -> Iterator[Any]:
-    """Yield classes, ``at_once`` at a time: shuffled rounds, none twice in one yield."""
-    import numpy as np
+def _rounds(items: Any, m: int, rng: Any) -> Iterator[Any]:
+    """Yield m of some items at a time, in shuffled rounds; none twice in one yield if there are m.
 
-    waiting = np.zeros(0, np.int64)
-    while True:
-        if len(waiting) < at_once:
-            fresh = rng.permutation(classes)
-            # Those that stand at the end of the last round come late in the next one.
-            again = np.isin(fresh, waiting)
-            waiting = np.concatenate([waiting, fresh[~again], fresh[again]])
-        yield waiting[:at_once]
-        waiting = waiting[at_once:]
-
-
-def _rows(own: Any, m: int, rng: Any) -> Iterator[Any]:
-    """Yield m rows of a class at a time, in shuffled rounds; none twice where there are m."""
+    Those that stand at the end of the last round come late in the next one.
+    """
     import numpy as np
 
     waiting = np.zeros(0, np.int64)
     while True:
         while len(waiting) < m:
-            fresh = rng.permutation(own)
+            fresh = rng.permutation(items)
             again = np.isin(fresh, waiting)
             waiting = np.concatenate([waiting, fresh[~again], fresh[again]])
         yield waiting[:m]
