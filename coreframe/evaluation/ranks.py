@@ -113,13 +113,3 @@ class _Tiles:
         assert self.pairs is not None
         first, last = np.searchsorted(self.pairs[:, 1], [columns.start, columns.stop])
         return self.pairs[first:last]
-
-
-def right_documents(pairs: Pairs, rows: Ints) -> Any:
-    """Say for some queries and all documents which are right: (rows, documents)."""
-    count, part = int(pairs.documents.shape[0]), pairs.relevance.take(rows)
-    if not isinstance(part, ListedRelevance):
-        return part.hits(np.broadcast_to(np.arange(count), (len(rows), count)))
-    table = np.zeros((len(rows), count), dtype=bool)
-    table[part.pairs[:, 0], part.pairs[:, 1]] = True
-    return table
