@@ -17,6 +17,7 @@ from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 from coreframe.evaluation.compare import paired
 from coreframe.evaluation.pool import pooled
 from coreframe.evaluation.retrieval import evaluate
+from coreframe.export.target import moves_alike
 from coreframe.forgetting import Earlier, Kept, KeptSet, forgetting, holding
 from coreframe.gate import Evidence, Gate, decide
 from coreframe.learned import Learned, learn
@@ -256,12 +257,12 @@ def _standing(given: Any, seed: int) -> Updated:
             f"coreframe.fit, got {given!r}"
         )
     query, document = (given.side(name) for name in SIDES)
-    shared = document is query or _equal(query, document)
+    shared = moves_alike(given)
     if not (document.is_identity or shared):  # two maps: a new one for queries, on top
-        component, params, start = _fresh(given.dimensions, seed), None, dict(given.sides)
+        component, params, start = _fresh(), None, dict(given.sides)
         side = "query"
     else:
-        component, params = _trainable(query, given.dimensions, seed)
+        component, params = _trainable(query, given.dimensions)
         start, side = {}, "both" if shared and not query.is_identity else "query"
     if params is None:
         params = component.init(stream(seed, "adapter"), given.dimensions)
@@ -277,7 +278,7 @@ def _own(adapter: TrainedAdapter) -> dict[str, Any]:
     return {f.name: getattr(adapter, f.name) for f in fields(TrainedAdapter)}
 
 
-def _trainable(side: Side, width: int, seed: int) -> tuple[Adapter, Any]:
+def _trainable(side: Side, width: int) -> tuple[Adapter, Any]:
     """Return an adapter and its parameters that are the map of a side; None are fresh ones."""
     a = side.arrays
     if side.form == "low_rank" and "b" not in a:
@@ -285,7 +286,7 @@ def _trainable(side: Side, width: int, seed: int) -> tuple[Adapter, Any]:
         name = f"{registry.BUILT_IN}:low_rank"
         return registry.build("adapters", name, rank=rank, alpha=rank * side.scaling), dict(a)
     if side.is_identity:
-        return _fresh(width, seed), None
+        return _fresh(), None
     w, b = side.matrix(width)
     if w.shape != (width, width):
         raise ArgumentError(
@@ -297,18 +298,9 @@ def _trainable(side: Side, width: int, seed: int) -> tuple[Adapter, Any]:
     return registry.build("adapters", f"{registry.BUILT_IN}:linear", bias=b is not None), params
 
 
-def _fresh(width: int, seed: int) -> Adapter:
+def _fresh() -> Adapter:
     found: Adapter = registry.build("adapters", f"{registry.BUILT_IN}:linear")
     return found
-
-
-def _equal(one: Side, other: Side) -> bool:
-    return (
-        one.form == other.form
-        and one.scaling == other.scaling
-        and set(one.arrays) == set(other.arrays)
-        and all(np.array_equal(x, other.arrays[name]) for name, x in one.arrays.items())
-    )
 
 
 def _loss(given: str | Loss | None) -> Loss:

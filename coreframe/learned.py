@@ -28,8 +28,8 @@ from coreframe.data.batches import Batches
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArtefactError
 from coreframe.fisher_information import fisher
-from coreframe.lazy import lazily
 from coreframe.loss import Loss
+from coreframe.run import moved
 from coreframe.scheduler import Progress, resolve
 from coreframe.state import encode, load_state
 
@@ -164,16 +164,6 @@ def one_direction(loss: Loss) -> Loss:
         elif isinstance(value, Mapping) and any(isinstance(x, Loss) for x in value.values()):
             changes[name] = {key: one_direction(x) for key, x in value.items()}
     return replace(loss, **changes) if changes else loss  # type: ignore[type-var]
-
-
-def moved(pairs: Pairs, start: Mapping[str, Side]) -> Pairs:
-    """Return pairs behind the maps that come first; of many documents, those of each batch."""
-    queries, documents = pairs.queries, pairs.documents
-    if "query" in start:
-        queries = start["query"].apply(queries)
-    if "document" in start:
-        documents = lazily(documents, start["document"].apply)
-    return pairs.mapped(queries, documents) if start else pairs
 
 
 def _batches(train: Pairs, batch_size: int, seed: int) -> Iterator[Batch]:

@@ -37,10 +37,9 @@ from coreframe.evaluation.retrieval import evaluate
 from coreframe.fields import scheduled
 from coreframe.gradients import Accumulation
 from coreframe.guard import Finding, diagnose, diverged
-from coreframe.lazy import lazily
 from coreframe.optimizer import Optimizer
 from coreframe.random import stream
-from coreframe.run import Run, Setup, identity, replaced, solve
+from coreframe.run import Run, Setup, identity, moved, replaced, solve
 from coreframe.scheduler import Progress, Scheduler, resolve
 from coreframe.step import Step, named
 from coreframe.trainer_state import trainer_state
@@ -79,7 +78,7 @@ class Trainer:
         self.start: Mapping[str, Side] = setup.start if isinstance(setup.start, Mapping) else {}
         if isinstance(setup.start, ClosedForm):
             self.start = solve(setup.start, train)
-        self.train = self._started(train)
+        self.train = moved(train, self.start)  # once, so that no step pays for it
         # The dev part is searched through the whole adapter, so it keeps its own vectors.
         self.dev = None if dev is None else dev.to(backend)
         self.xp = namespace(queries=self.train.queries)
@@ -104,19 +103,6 @@ class Trainer:
                 f"batch_size={setup.batch_size}"
             )
         self.log_every = max(1, self.steps // LOG_LINES)
-
-    def _started(self, pairs: Pairs) -> Pairs:
-        """Apply the closed-form start once, so that no step pays for it; of many documents, to
-        those that a batch takes.
-        """
-        if not self.start:
-            return pairs
-        queries, documents = pairs.queries, pairs.documents
-        if "query" in self.start:
-            queries = self.start["query"].apply(queries)
-        if "document" in self.start:
-            documents = lazily(documents, self.start["document"].apply)
-        return pairs.mapped(queries, documents)
 
     def run(self) -> Run:
         """Train, and return the best epoch. Callbacks hear of the end whatever happens.

@@ -14,6 +14,7 @@ from coreframe.data.batches import Order
 from coreframe.data.pairs import Pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.fields import RENAMED, described
+from coreframe.lazy import lazily
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
@@ -81,6 +82,16 @@ def solve(kind: ClosedForm, train: Pairs) -> dict[str, Side]:
     params = kind.solve_blocks(train.aligned_blocks)
     side = Side.of(kind, params)
     return {"query": side, "document": side} if kind.rebuilds_index else {"query": side}
+
+
+def moved(pairs: Pairs, start: Mapping[str, Side]) -> Pairs:
+    """Return pairs behind the maps that come first; of many documents, those of each batch."""
+    queries, documents = pairs.queries, pairs.documents
+    if "query" in start:
+        queries = start["query"].apply(queries)
+    if "document" in start:
+        documents = lazily(documents, start["document"].apply)
+    return pairs.mapped(queries, documents) if start else pairs
 
 
 def identity(setup: Setup, train: Pairs, dev: Pairs | None) -> dict[str, Any]:
