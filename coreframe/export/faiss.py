@@ -11,7 +11,7 @@ import numpy as np
 
 from coreframe.artefact import TrainedAdapter
 from coreframe.errors import ExportError, MissingExtra
-from coreframe.export.target import Floats, Map, Target, adapted_sides, affine, moves_alike
+from coreframe.export.target import Floats, Map, Target, adapted_sides, affine, maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,7 @@ class Faiss(Target):
 
 def _files(adapter: TrainedAdapter) -> dict[str, tuple[str, ...]]:
     """Return the name of each file and the sides that it serves."""
-    moved = adapted_sides(adapter) or ("query",)
-    if len(moved) == 2 and not moves_alike(adapter):
-        return {f"{side}.vt": (side,) for side in moved}
-    return {"adapter.vt": moved}
+    return {f"{name}.vt": sides for name, sides in maps(adapter).items()}
 
 
 def _faiss() -> Any:

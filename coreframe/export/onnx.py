@@ -11,7 +11,7 @@ import numpy as np
 
 from coreframe.artefact import TrainedAdapter
 from coreframe.errors import MissingExtra
-from coreframe.export.target import Floats, Map, Target, adapted_sides, moves_alike
+from coreframe.export.target import Floats, Map, Target, maps
 from coreframe.storage import write_files
 
 OPSET, IR_VERSION = 18, 9
@@ -62,10 +62,7 @@ class Onnx(Target):
 
 def _files(adapter: TrainedAdapter) -> dict[str, tuple[str, ...]]:
     """Return the name of each file and the sides that it serves."""
-    moved = adapted_sides(adapter) or ("query",)
-    if len(moved) == 2 and not moves_alike(adapter):
-        return {f"{side}.onnx": (side,) for side in moved}
-    return {"adapter.onnx": moved}
+    return {f"{name}.onnx": sides for name, sides in maps(adapter).items()}
 
 
 def _onnx() -> Any:

@@ -20,9 +20,8 @@ from coreframe.export.target import (
     Floats,
     Map,
     Target,
-    adapted_sides,
     affine,
-    moves_alike,
+    maps,
     unit,
 )
 from coreframe.storage import write_files
@@ -138,10 +137,7 @@ comment on function {function}(vector) is '{comment}';
 
 def _maps(adapter: TrainedAdapter) -> dict[str, tuple[str, ...]]:
     """Return the end of the names of each map, and the sides that it serves."""
-    moved = adapted_sides(adapter) or ("query",)
-    if len(moved) == 2 and not moves_alike(adapter):
-        return {f"_{side}": (side,) for side in moved}
-    return {"": moved}
+    return {"" if n == "adapter" else f"_{n}": sides for n, sides in maps(adapter).items()}
 
 
 def _rows(w: Floats, b: Floats | None) -> Iterator[str]:

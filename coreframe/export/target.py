@@ -102,6 +102,16 @@ def moves_alike(adapter: TrainedAdapter) -> bool:
     )
 
 
+def maps(adapter: TrainedAdapter) -> dict[str, tuple[str, ...]]:
+    """Return the maps that are to be written, by name, with the sides that each serves: "adapter",
+    or "query" and "document" where these move differently.
+    """
+    moved = adapted_sides(adapter) or ("query",)
+    if len(moved) == 2 and not moves_alike(adapter):
+        return {side: (side,) for side in moved}
+    return {"adapter": moved}
+
+
 def affine(adapter: TrainedAdapter, side: str) -> tuple[Floats, Floats | None]:
     """Return W (d_in, d_out) and b (d_out,) or None, float32: y = x @ W + b."""
     w, b = adapter.side(side).matrix(adapter.dimensions)
