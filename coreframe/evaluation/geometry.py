@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from coreframe.artefact import SIDES, TrainedAdapter
-from coreframe.backend import Array, namespace, to_numpy
+from coreframe.backend import Array, to_numpy
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Floats, Ints, LabelRelevance, ListedRelevance
 from coreframe.evaluation.retrieval import Map
+from coreframe.lazy import take
 from coreframe.random import stream
 
 SAMPLE = 2048
@@ -176,8 +177,7 @@ def _chosen(rng: np.random.Generator, count: int, sample: int) -> Ints:
 
 def _adapted(adapter: Map | None, x: Array, rows: Ints, side: str) -> Floats:
     """Return some rows, adapted and of unit length, in float64 on the host."""
-    xp = namespace(x=x)
-    part = xp.take(x, xp.asarray(rows, device=x.device), axis=0)
+    part = take(x, rows)
     found = to_numpy(part if adapter is None else adapter(part, side=side)).astype(np.float64)
     length = np.linalg.norm(found, axis=1, keepdims=True)
     unit: Floats = np.divide(found, length, out=np.zeros_like(found), where=length > 0)

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from coreframe.backend import Array, namespace, to_numpy
+from coreframe.backend import Array, to_numpy
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Floats, Ints, ListedRelevance
 from coreframe.errors import ArtefactError, DataError
 from coreframe.evaluation.ranks import Ranks
 from coreframe.evaluation.retrieval import Evaluation
+from coreframe.lazy import take
 
 FILE = "eval/per_query.jsonl"
 _SAMPLE = 1024  # documents whose hash stands for the collection
@@ -218,11 +219,10 @@ def _keys(x: Array, texts: Sequence[str] | None, rows: Ints) -> list[bytes]:
     """Return a hash of each of some rows: of its text, or else of its vector in float32."""
     if texts is not None:
         return [_digest(texts[i].encode("utf-8", "surrogatepass")) for i in rows]
-    xp = namespace(x=x)
     found: list[bytes] = []
     for i in range(0, len(rows), 4096):
-        part = xp.take(x, xp.asarray(rows[i : i + 4096], device=x.device), axis=0)
-        found += [_digest(row.tobytes()) for row in to_numpy(part).astype("<f4")]
+        part = to_numpy(take(x, rows[i : i + 4096]))
+        found += [_digest(row.tobytes()) for row in part.astype("<f4")]
     return found
 
 

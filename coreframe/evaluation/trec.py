@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coreframe.backend import namespace, to_numpy
+from coreframe.backend import to_numpy
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance
 from coreframe.errors import DataError, OutputError
 from coreframe.evaluation.retrieval import Evaluation, Map
+from coreframe.lazy import take
 from coreframe.similarity import Similarity
 from coreframe.storage import make_folder, sync_folder, temporary
 
@@ -122,11 +123,11 @@ def _scores(
     adapter: Map | None, pairs: Pairs, found: Ints, similarity: str
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Yield the first query of a block, and the scores of its lists (block, k)."""
-    kind, xp = Similarity(similarity), namespace(queries=pairs.queries)
+    kind = Similarity(similarity)
     k, width = found.shape[1], int(pairs.queries.shape[1])
 
     def rows(x: Any, numbers: Ints, side: str) -> NDArray[np.float64]:
-        part = xp.take(x, xp.asarray(numbers, device=x.device), axis=0)
+        part = take(x, numbers)
         part = part if adapter is None else adapter(part, side=side)
         unit = kind.prepare(to_numpy(part).astype(np.float64), None)[0]
         return np.asarray(unit)

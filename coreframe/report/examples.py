@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from coreframe.backend import namespace, to_numpy
+from coreframe.backend import to_numpy
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, ListedRelevance
 from coreframe.evaluation.ranks import Ranks
 from coreframe.evaluation.retrieval import Evaluation
+from coreframe.lazy import take
 from coreframe.outcome import Candidate, Outcome
 from coreframe.report.words import LONGEST, shorten
 
@@ -141,6 +142,4 @@ def _cosines(pairs: Pairs, one: Ints, other: Ints) -> Sequence[float]:
 
 def rows_of(x: Any, rows: Ints) -> Any:
     """Return some rows as float64 on the host; nothing else is read or copied."""
-    xp = namespace(x=x)
-    part = xp.take(x, xp.asarray(rows, device=x.device), axis=0)
-    return to_numpy(part).astype(np.float64)
+    return to_numpy(take(x, rows)).astype(np.float64)

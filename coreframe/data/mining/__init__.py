@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from coreframe.backend import namespace
 from coreframe.data.mining.known import CrossEncoder, OwnDocuments, RightDocuments, rescorer
 from coreframe.data.mining.mined import FORMATS, Mined, Suspects
 from coreframe.data.mining.rules import Chosen, Rules, Scores, choose
@@ -16,6 +14,7 @@ from coreframe.data.mining.search import METHODS, Search, make_search
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, ListedRelevance
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
+from coreframe.lazy import take
 from coreframe.random import stream
 
 __all__ = ["FORMATS", "METHODS", "Mined", "Rules", "Suspects", "mine_hard_negatives"]
@@ -150,7 +149,7 @@ def mine_hard_negatives(
     candidates = 0
     for start in range(0, len(asked), at_once):
         rows = asked[start : start + at_once]
-        queries = _take(pairs.queries, rows)
+        queries = take(pairs.queries, rows)
         found, near = finder.candidates(queries, wanted + (own is not None))
         positive = right.among(rows, found, near)
         if own is not None:
@@ -210,11 +209,6 @@ def _check(pairs: Pairs, rules: Rules, queries_at_once: int) -> ListedRelevance:
     return relevance
 
 
-def _take(x: Any, rows: Ints) -> Any:
-    xp = namespace(x=x)
-    return xp.take(x, xp.asarray(rows, device=x.device), axis=0)
-
-
 def _suspects(
     rules: Rules, rows: Ints, found: Ints, near: Scores, lowest: Scores, chosen: Chosen
 ) -> Suspects:
@@ -247,7 +241,7 @@ def _recall(pairs: Pairs, finder: Search, asked: Ints, k: int, seed: int) -> flo
     """Return the share of the exact candidates that a search finds, on some queries."""
     some = min(_SAMPLE, len(asked))
     rows = np.sort(stream(seed, "recall").choice(asked, some, replace=False))
-    queries = _take(pairs.queries, rows)
+    queries = take(pairs.queries, rows)
     exact = make_search(pairs.documents, "exact").candidates(queries, k)[0]
     found = finder.candidates(queries, k)[0]
     same = [np.isin(a[a >= 0], b) for a, b in zip(exact, found, strict=True)]

@@ -18,13 +18,13 @@ from coreframe.backend import (
     choose_backend,
     device_of,
     library_of,
-    namespace,
     on_host,
     to_numpy,
 )
 from coreframe.data.relevance import Ints
 from coreframe.errors import ArgumentError, MissingExtra, nearest
 from coreframe.evaluation.retrieval import nearest_documents
+from coreframe.lazy import take
 from coreframe.similarity import Similarity, unit_rows
 
 METHODS = ("exact", "faiss", "usearch")
@@ -113,8 +113,7 @@ def take_rows(x: Array, rows: Ints) -> NDArray[Any]:
     """Return some rows of an array of any library, on the host."""
     if library_of(x) == "numpy":
         return np.asarray(x[rows])
-    xp = namespace(x=x)
-    taken: NDArray[Any] = to_numpy(xp.take(x, xp.asarray(rows, device=x.device), axis=0))
+    taken: NDArray[Any] = to_numpy(take(x, rows))
     return taken
 
 
