@@ -47,13 +47,11 @@ class Kept:
         if len(pairs) < LEAST_TO_CHOOSE or pairs.has_labels:
             return cls(name=name, test=pairs)
         try:
-            one, dev, two = pairs.split(DEV_SHARE, (1 - DEV_SHARE) / 2, seed=seed)
+            dev = pairs.split(DEV_SHARE, (1 - DEV_SHARE) / 2, seed=seed)[1]
         except DataError:  # too few groups
             return cls(name=name, test=pairs)
-        place = np.searchsorted(pairs.query_rows, [*one.query_rows, *two.query_rows])
-        order = np.argsort(place)
-        test = pairs.take(place[order])
-        object.__setattr__(test, "groups", np.concatenate([one.groups, two.groups])[order])
+        rest = ~np.isin(pairs.query_rows, dev.query_rows)
+        test = pairs.take(rest).replaced(groups=pairs.connected[rest])
         return cls(name=name, test=test, dev=dev)
 
 
@@ -141,7 +139,7 @@ def trials(
     """Train with each strength, from the weakest on. ``fit_held`` gets a name and the pull."""
     hold, pull = holding(earlier.learned, config)
     measured = [kept for kept in earlier.kept if kept.dev is not None]
-    strengths = sorted(config.strengths)
+    strengths = sorted(set(config.strengths))
     if hold == "none":
         strengths = [0.0]
     elif not measured:

@@ -336,10 +336,10 @@ class Pairs:
                 of_document[rows] = rest[0]
         return own, of_document
 
-    def _connected(self) -> tuple[Ints, Ints]:
-        """Return a number for each query, equal for those that must stay on one side: of one
-        group, of equal text (or vector), or with an equal right document; and the codes of the
-        documents.
+    @cached_property
+    def connected(self) -> Ints:
+        """A number for each query (q,), equal for those that must stay on one side: of one group,
+        of equal text (or vector), or with an equal right document.
         """
         q = len(self)
         own, of_document = self.codes
@@ -351,8 +351,7 @@ class Pairs:
             left.append(self.relevance.pairs[:, 0])
             right.append(q + of_document[self.relevance.pairs[:, 1]])
         count = first_group + int(self.groups.max()) + 1
-        joined = components(np.concatenate(left), np.concatenate(right), count)[:q]
-        return joined, of_document
+        return components(np.concatenate(left), np.concatenate(right), count)[:q]
 
     def split(
         self, dev: float = 0.1, test: float = 0.2, *, seed: int = 42
@@ -370,7 +369,7 @@ class Pairs:
                 f"dev and test must be shares with a sum below 1, got {dev}, {test}"
             )
         q = len(self)
-        group, _ = self._connected()
+        group = self.connected
         names, sizes = np.unique(group, return_counts=True)
         order = stream(seed, "split").permutation(len(names))
         # A group that is larger than the part it might fill goes last, which is to train.
@@ -401,15 +400,13 @@ class Pairs:
         for name, rows in zip(("train", "dev", "test"), parts, strict=True):
             if not len(rows):
                 raise DataError(f"the {name} part is empty")
-        group, of_document = self._connected()
+        group = self.connected
         if not isinstance(self.relevance, LabelRelevance):
-            train, held_out, last = (self.take(rows) for rows in parts)
-            for part, rows in zip((train, held_out, last), parts, strict=True):
-                object.__setattr__(part, "groups", group[rows])
+            train, held_out, last = (self.take(rows).replaced(groups=group[rows]) for rows in parts)
+            of_document = self.codes[1]
             held = [part.relevance.pairs[:, 1] for part in (held_out, last)]  # type: ignore[attr-defined]
             known = np.isin(of_document[train.irrelevant[:, 1]], of_document[np.concatenate(held)])
-            object.__setattr__(train, "irrelevant", train.irrelevant[~known])
-            return train, held_out, last
+            return train.replaced(irrelevant=train.irrelevant[~known]), held_out, last
         labels, train_rows = self.relevance.query_labels, parts[0]
         corpus, one_set = take(self.documents, train_rows), self.documents is self.queries
         train, held_out, last = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from coreframe.evaluation.compare import Gain
 from coreframe.evaluation.retrieval import evaluate
 from coreframe.experiment import experiment
 from coreframe.fisher_information import fisher
-from coreframe.forgetting import Earlier, Kept, Trial, choose, forgetting, holding
+from coreframe.forgetting import Earlier, Kept, Trial, choose, forgetting, holding, trials
 from coreframe.learned import Learned, learn, one_direction
 from coreframe.outputs import summary
 
@@ -250,6 +251,22 @@ def test_what_holds() -> None:
         ContinualSettings(strengths=())
 
 
+def test_a_strength_that_is_given_twice_is_tried_once() -> None:
+    pairs, names = task(1, 60), []
+    earlier = Earlier(
+        adapter=TrainedAdapter(D),
+        learned=Learned(params={"adapter.W": np.eye(D, dtype=np.float32)}),
+        kept=(Kept(name="x", test=pairs, dev=pairs),),
+    )
+
+    def fit_held(name, pull):
+        names.append(name)
+        return SimpleNamespace(adapter=TrainedAdapter(D), dev={"ndcg@10": 0.5})
+
+    trials(earlier, fit_held, ContinualSettings(strengths=(0.3, 0.1, 0.3)), "ndcg@10")
+    assert names == ["l2-0.1", "l2-0.3"]
+
+
 def test_a_kept_set_gives_a_part_to_choose_on() -> None:
     pairs = task(1)
     groups = np.arange(500) // 3
@@ -258,6 +275,10 @@ def test_a_kept_set_gives_a_part_to_choose_on() -> None:
     both = np.concatenate([kept.test.query_rows, kept.dev.query_rows])
     assert sorted(both) == list(range(500))
     assert 0.2 < len(kept.dev) / 500 < 0.4
+    # Whatever the order that the queries stand in.
+    turned = Kept.of("x", pairs.take(np.arange(500)[::-1]))
+    both = np.concatenate([turned.test.query_rows, turned.dev.query_rows])
+    assert sorted(both) == list(range(500))
     assert not set(groups[kept.test.query_rows]) & set(groups[kept.dev.query_rows])
     assert (np.diff(kept.test.query_rows) > 0).all()
     np.testing.assert_array_equal(
