@@ -137,11 +137,12 @@ def _object(folder: Path, name: str) -> dict[str, Any]:
 
 
 def describe_sources(
-    folder: Path, files: Sequence[Path], **given: Path | Sequence[Path] | None
+    folder: Path, hashes: Mapping[str, str], **given: Path | Sequence[Path] | None
 ) -> dict[str, Any]:
     """Return how data was named (data=, queries=, ...) such that it can be read again.
 
-    Paths are relative to the run's folder, so that a project may move as a whole.
+    ``hashes`` are of all files that were read, by path. Paths are put down relative to the run's
+    folder, so that a project may move as a whole.
     """
 
     def put(path: Path) -> str:
@@ -157,7 +158,7 @@ def describe_sources(
 
     return {
         **{key: named(value) for key, value in given.items()},
-        "files": {put(path): hash_file(path) for path in files},
+        "files": {put(Path(path)): digest for path, digest in hashes.items()},
     }
 
 
@@ -272,9 +273,8 @@ def _read_given(given: str, config: RunConfig, folder: Path) -> tuple[Kept, dict
     data, queries, documents = (*parts, None, None)[:3]
     loaded = load_pairs([data], queries=queries, documents=documents, config=config)
     assert data is not None
-    sources = describe_sources(
-        folder, loaded.files, data=[data], queries=queries, documents=documents
-    )
+    hashes = {str(path): hash_file(path) for path in loaded.files}
+    sources = describe_sources(folder, hashes, data=[data], queries=queries, documents=documents)
     seed = config.train.seed
     entry = {"name": data.name, "take": WHOLE, "sources": sources, "seed": seed}
     kept = _taken(data.name, WHOLE, loaded, config.data, seed)

@@ -134,7 +134,7 @@ def train(
     )
     inputs = {str(path): outputs.hash_file(path) for path in loaded.files}
     sources = runs.describe_sources(
-        folder, loaded.files, data=data, queries=queries, documents=documents, corpus=corpus
+        folder, inputs, data=data, queries=queries, documents=documents, corpus=corpus
     )
     return _train(
         loaded, settings, folder, data[0].name, inputs, sources, options, stored=stored, keep=keep
