@@ -73,9 +73,9 @@ def fingerprints(name: str, pairs: Pairs | None) -> dict[str, str]:
         "examples": _hash(pairs.examples),
         "irrelevant": _hash(pairs.irrelevant),
     }
-    for key in ("query_labels", "document_labels"):
-        if (labels := getattr(relevance, key, None)) is not None:
-            found[key] = _hash(labels)
+    for key in ("query_labels", "document_labels", "gains"):
+        if (numbers := getattr(relevance, key, None)) is not None:
+            found[key] = _hash(numbers)
     for key in ("weights", "difficulty"):
         if (numbers := getattr(pairs, key)) is not None:
             found[key] = _hash(numbers)

@@ -14,6 +14,10 @@ import pytest
 from runs_to_stop import RUNS
 from support import assert_near
 
+from coreframe.course import fingerprints
+from coreframe.data.pairs import Pairs
+from coreframe.data.relevance import ListedRelevance
+
 SCRIPT = Path(__file__).parents[1] / "runs_to_stop.py"
 
 
@@ -49,3 +53,14 @@ def test_on_another_library_it_goes_on_within_rounding(library, tmp_path):
     [[_, _, whole]] = run("all", library, tmp_path, "stop", *stops, seed=2)
     for _, _, numbers in run("all", library, tmp_path, "on", *stops, seed=3):
         assert_near(np.array(numbers), np.array(whole), 1e-6, 1e-6)
+
+
+def test_other_grades_are_other_data():
+    """They move ndcg on dev, and so the epoch that is kept."""
+    right, x = np.array([[0, 0], [0, 1], [1, 1]]), np.eye(2)
+    one, two = (
+        Pairs(x, x, relevance=ListedRelevance.of(right, 2, 2, gains))
+        for gains in ([1, 2, 1], [2, 1, 1])
+    )
+    first, second = fingerprints("dev", one), fingerprints("dev", two)
+    assert [key for key in first if first[key] != second[key]] == ["dev.gains"]
