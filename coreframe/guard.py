@@ -119,12 +119,12 @@ def diagnose(
     xp = namespace(anchors=inputs.anchors)
     adapted: dict[str, Array] = {}
     pullbacks: dict[str, Pullback] = {}
+    noise = stream(step.seed, "adapter noise", turn)  # one for all fields, as in the step
     for name in ("anchors",) if step.side == "query" else ("anchors", "references", "negatives"):
         if (x := getattr(inputs, name)) is None:
             continue
         flat = xp.reshape(x, (-1, x.shape[-1]))
-        rng = stream(step.seed, "adapter noise", turn)
-        y, pullbacks[name] = step.adapter.forward(own, flat, rng=rng)
+        y, pullbacks[name] = step.adapter.forward(own, flat, rng=noise)
         adapted[name] = xp.reshape(y, (*x.shape[:-1], y.shape[-1]))
         if (rows := _bad_rows(adapted[name])).size:
             reason = f"the adapter overflows, its largest parameter is {_peak(own):.3g}"
