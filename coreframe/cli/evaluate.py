@@ -141,7 +141,7 @@ def pairs_of(
         config=config,
     )
     for line in loaded.notes:
-        tell({**options, "quiet": options["quiet"]}, line)
+        tell(options, line)
     pairs, part = loaded.pairs, options["part"]
     width = int(pairs.queries.shape[1])
     if width != adapter.dimensions:
