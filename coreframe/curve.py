@@ -7,7 +7,6 @@ the same for all. The last point is the run itself.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,8 +37,6 @@ class CurvePoint:
     """Over what there was before training, in the metric of the gate."""
     step: Gain | None
     """Over the point before; None for the first."""
-    seconds: float
-    """That training on this share took; 0 for the whole, which is the run itself."""
 
 
 def subsets(train: Pairs, shares: Sequence[float], seed: int) -> list[Ints]:
@@ -102,13 +99,11 @@ def learning_curve(
     points: list[CurvePoint] = []
     last: Evaluation | None = None
     for share, row in [*wanted, (1.0, None)]:
-        started = time.perf_counter()
         if row is None:
             part, found = train, after
         else:
             part = train.take(row)
             found = evaluate(fit_share(f"curve-{share:g}", part), test, metrics=names)
-        seconds = 0.0 if row is None else time.perf_counter() - started
         drawn = {"groups": test.groups, "resamples": resamples, "seed": seed}
         points.append(
             CurvePoint(
@@ -118,7 +113,6 @@ def learning_curve(
                 metrics=found.mean(),
                 gain=paired(before, found, **drawn).gains[metric],  # type: ignore[arg-type]
                 step=None if last is None else paired(last, found, **drawn).gains[metric],  # type: ignore[arg-type]
-                seconds=seconds,
             )
         )
         last = found

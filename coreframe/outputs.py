@@ -220,7 +220,6 @@ def _point(point: CurvePoint) -> dict[str, Any]:
         "test": dict(point.metrics),
         **_gain(point.gain),
         "over_the_point_before": None if point.step is None else _gain(point.step),
-        "seconds": round(point.seconds, 3),
     }
 
 

@@ -82,7 +82,7 @@ def test_metrics(demo) -> None:
     assert [c["rebuild_index"] for c in metrics["candidates"].values()] == [0, 1, 0, 0]
     assert metrics["candidates"]["identity"]["test"] == metrics["baseline"]
     assert (metrics["seed"], metrics["backend"]) == (42, "numpy")
-    assert 0 < metrics["seconds"] < 60
+    assert metrics["seconds"] > 0
 
 
 def test_history_and_environment(demo) -> None:
@@ -190,10 +190,12 @@ def test_a_bar_on_a_terminal(on_a_terminal) -> None:
 def test_an_interrupt_gives_the_cursor_back(on_a_terminal, tmp_path) -> None:
     code, out, err = on_a_terminal("demo", "--set", "train.epochs=2000", until=b"dev ndcg")
     assert (code, out) == (130, "")
-    assert without_codes(err).rstrip().endswith("interrupted")
+    assert without_codes(err).rstrip().endswith("--resume-from-checkpoint latest")
     assert "Traceback" not in err
     assert err.count("\x1b[?25l") == err.count("\x1b[?25h") > 0  # hidden, and shown again
-    assert list(tmp_path.iterdir()) == []
+    (folder,) = tmp_path.iterdir()
+    assert any(p.name.startswith("checkpoint-") for p in folder.iterdir())
+    assert not (folder / "model.safetensors").exists()
 
 
 def test_quiet_prints_the_evidence_alone(coreframe_, demo) -> None:

@@ -53,8 +53,6 @@ def results(out):
     """Return all that a run leaves, but for what is of this very run: seconds and the command."""
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics.pop("seconds") > 0
-    for point in metrics["learning_curve"]["points"]:
-        point.pop("seconds")
     files = {
         str(p.relative_to(out)): p.read_bytes()
         for p in sorted(out.rglob("*"))
