@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,5 +58,10 @@ def result(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def command() -> str:
     """Return the command as it was typed, with files by their names: folders are private."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+
+    def named(word: str) -> str:
+        parts = re.split("([=,])", word)  # --out=FOLDER, FILE,QUERIES,DOCUMENTS
+        return "".join(Path(part).name if Path(part).is_absolute() else part for part in parts)
+
+    words = [named(word) for word in sys.argv[1:]]
     return " ".join(["coreframe", *(f"'{word}'" if " " in word else word for word in words)])

@@ -11,7 +11,7 @@ import click.testing
 import pytest
 
 from coreframe import config
-from coreframe.cli import common, train
+from coreframe.cli import common, followers, train
 from coreframe.cli.options import SCHEDULES, assignments, learning_rate
 
 STEPS = 40
@@ -209,3 +209,13 @@ def test_the_common_call_takes_the_default_of_a_command() -> None:
     (assignment,) = found
     assert "inverse_sqrt" in assignment
     assert '"peak"' not in json.dumps(assignment)
+
+
+def test_no_folder_stands_in_the_command_that_is_stored(monkeypatch) -> None:
+    words = ["train", "/home/me/a.jsonl", "--out=/home/me/run", "--keep", "b.jsonl"]
+    words += ["--keep", "/x/c.jsonl,/x/q.npy,/x/d.npy", "--set", "embedder.base_url=http://x/v1"]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/coreframe", *words])
+    assert followers.command() == (
+        "coreframe train a.jsonl --out=run --keep b.jsonl --keep c.jsonl,q.npy,d.npy "
+        "--set embedder.base_url=http://x/v1"
+    )
