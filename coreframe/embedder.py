@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from coreframe.errors import ArgumentTypeError
@@ -54,6 +55,41 @@ class Embedder(ABC):
             return False
         left, right = self.fingerprint("query"), self.fingerprint("document")
         return left is None or left != right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped(Embedder):
+    """An embedder that gives what another one gives, and asks it less often."""
+
+    embedder: Embedder
+
+    @abstractmethod
+    def _embed(self, texts: Sequence[str], side: Side | None) -> Any:
+        """Return the rows that the other embedder has for a side; None is plain ``embed``."""
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Return one row a text, in an array of its own."""
+        return self._embed(texts, None)
+
+    def embed_queries(self, texts: Sequence[str]) -> Any:
+        """Return the rows that the other embedder has for queries."""
+        return self._embed(texts, "query")
+
+    def embed_documents(self, texts: Sequence[str]) -> Any:
+        """Return the rows that the other embedder has for documents."""
+        return self._embed(texts, "document")
+
+    def fingerprint(self, side: Side | None = None) -> Mapping[str, Any] | None:
+        """Return that of the other embedder."""
+        return self.embedder.fingerprint(side)
+
+    @property
+    def base_model(self) -> str:
+        return self.embedder.base_model
+
+    @property
+    def tells_sides(self) -> bool:
+        return self.embedder.tells_sides
 
 
 def embed_side(embedder: Embedder, texts: Sequence[str], side: Side | None) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coreframe.embedder import Embedder, Side, check_texts, embed_side, treats_sides_alike
+from coreframe.embedder import Embedder, Side, Wrapped, check_texts, embed_side, treats_sides_alike
 from coreframe.errors import ArgumentError
 
 Key = tuple[int, bytes]
@@ -136,7 +136,7 @@ class EmbeddingCache:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cached(Embedder):
+class Cached(Wrapped):
     """An embedder that asks another one only for texts that it does not know yet.
 
         embed(texts) = the rows of ``embedder.embed(texts)``, each different text asked for once
@@ -165,32 +165,10 @@ class Cached(Embedder):
     EmbeddingCache(2 of 65536, 2 hits, 2 misses)
     """
 
-    embedder: Embedder
     cache: EmbeddingCache = field(default_factory=EmbeddingCache, compare=False)
 
-    def embed(self, texts: Sequence[str]) -> Any:
-        """Return one row a text, in an array of its own."""
-        return self.embed_counted(texts)[0]
-
-    def embed_queries(self, texts: Sequence[str]) -> Any:
-        """Return the rows that the other embedder has for queries."""
-        return self.embed_counted(texts, "query")[0]
-
-    def embed_documents(self, texts: Sequence[str]) -> Any:
-        """Return the rows that the other embedder has for documents."""
-        return self.embed_counted(texts, "document")[0]
-
-    def fingerprint(self, side: Side | None = None) -> Mapping[str, Any] | None:
-        """Return that of the other embedder."""
-        return self.embedder.fingerprint(side)
-
-    @property
-    def base_model(self) -> str:
-        return self.embedder.base_model
-
-    @property
-    def tells_sides(self) -> bool:
-        return self.embedder.tells_sides
+    def _embed(self, texts: Sequence[str], side: Side | None) -> Any:
+        return self.embed_counted(texts, side)[0]
 
     def embed_counted(self, texts: Sequence[str], side: Side | None = None) -> tuple[Any, int]:
         """Return the rows, and for how many of the texts the other embedder was asked."""

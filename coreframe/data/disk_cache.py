@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from coreframe import checks
 from coreframe.data.row_files import Shelf, key_of
-from coreframe.embedder import Embedder, Side, check_texts, embed_side
+from coreframe.embedder import Embedder, Side, Wrapped, check_texts, embed_side
 from coreframe.errors import ArgumentError
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class DiskCache:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiskCached(Embedder):
+class DiskCached(Wrapped):
     """An embedder that asks another one only for texts that no run has embedded before.
 
         embed(texts) = the rows of the other embedder, each different text asked for once
@@ -136,36 +136,11 @@ class DiskCached(Embedder):
     (1, 2)
     """
 
-    embedder: Embedder
     cache: DiskCache = field(default_factory=DiskCache, compare=False)
     batch: int = 256
 
     def __post_init__(self) -> None:
         checks.number(self, "batch", minimum=1, integer=True)
-
-    def embed(self, texts: Sequence[str]) -> Any:
-        """Return one row a text, in an array of its own."""
-        return self._embed(texts, None)
-
-    def embed_queries(self, texts: Sequence[str]) -> Any:
-        """Return the rows that the other embedder has for queries."""
-        return self._embed(texts, "query")
-
-    def embed_documents(self, texts: Sequence[str]) -> Any:
-        """Return the rows that the other embedder has for documents."""
-        return self._embed(texts, "document")
-
-    def fingerprint(self, side: Side | None = None) -> Mapping[str, Any] | None:
-        """Return that of the other embedder."""
-        return self.embedder.fingerprint(side)
-
-    @property
-    def base_model(self) -> str:
-        return self.embedder.base_model
-
-    @property
-    def tells_sides(self) -> bool:
-        return self.embedder.tells_sides
 
     def _embed(self, texts: Sequence[str], side: Side | None) -> Any:
         check_texts(texts)
