@@ -242,7 +242,7 @@ class Pairs:
     def has_labels(self) -> bool:
         return isinstance(self.relevance, LabelRelevance)
 
-    @property
+    @cached_property
     def examples(self) -> Ints:
         """What an epoch goes over: pairs of query and right document (p, 2), or rows (q, 1)."""
         if isinstance(self.relevance, ListedRelevance):
