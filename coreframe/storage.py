@@ -117,6 +117,30 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield the name of a temporary to write, which then takes the place of a file.
+
+    Whatever fails before, what was there is there. Raises OutputError.
+    """
+    part = temporary(path.parent)
+    try:
+        yield part
+        descriptor = os.open(part, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        try:
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder such that no half of it can be taken for the whole."""
     part = temporary(path.parent)

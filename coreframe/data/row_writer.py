@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -10,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coreframe.errors import ArgumentError, MissingExtra, OutputError, nearest
-from coreframe.storage import make_folder, sweep, sync_folder, temporary
+from coreframe.errors import ArgumentError, MissingExtra, nearest
+from coreframe.storage import make_folder, sweep, whole_file
 
 Row = Mapping[str, Any]
 
@@ -41,19 +40,9 @@ def write_rows(path: str | os.PathLike[str], columns: Sequence[str], rows: Itera
     check_path(target)
     make_folder(target.parent)
     sweep(target.parent)
-    part = temporary(target.parent)
     write = _parquet if target.suffix.lower() == ".parquet" else _json_lines
-    try:
-        count = write(part, list(columns), _chunks(rows))
-        os.chmod(part, 0o644)
-        os.replace(part, target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return count
+    with whole_file(target) as part:
+        return write(part, list(columns), _chunks(rows))
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -68,8 +57,6 @@ def _json_lines(part: Path, columns: list[str], chunks: Iterator[list[Row]]) -> 
         for chunk in chunks:
             file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in chunk)
             count += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
     return count
 
 
@@ -80,13 +67,10 @@ def _parquet(part: Path, columns: list[str], chunks: Iterator[list[Row]]) -> int
     kinds = pyarrow.Table.from_pylist([dict(row) for row in first]).schema if first else None
     fields = [(c, kinds.field(c).type if kinds else pyarrow.string()) for c in columns]
     schema = pyarrow.schema(fields)
-    with open(part, "xb") as file:
-        with parquet.ParquetWriter(file, schema) as writer:
-            for chunk in itertools.chain([first], chunks):
-                writer.write_table(pyarrow.Table.from_pylist([dict(r) for r in chunk], schema))
-                count += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+    with open(part, "xb") as file, parquet.ParquetWriter(file, schema) as writer:
+        for chunk in itertools.chain([first], chunks):
+            writer.write_table(pyarrow.Table.from_pylist([dict(r) for r in chunk], schema))
+            count += len(chunk)
     return count
 
 

@@ -10,7 +10,6 @@ next lower number, and the order of the file is that of the search.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,11 +21,11 @@ from numpy.typing import NDArray
 from coreframe.backend import to_numpy
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Ints, LabelRelevance, ListedRelevance
-from coreframe.errors import DataError, OutputError
+from coreframe.errors import DataError
 from coreframe.evaluation.retrieval import Evaluation, Map
 from coreframe.lazy import take
 from coreframe.similarity import Similarity
-from coreframe.storage import make_folder, sync_folder, temporary
+from coreframe.storage import make_folder, whole_file
 
 QRELS, RUN = "qrels.trec", "run.{}.trec"
 _AT_ONCE = 1 << 22  # entries of vectors that scores are made from at once
@@ -146,19 +145,8 @@ def _scores(
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a text file line by line, whole or not at all. Raises OutputError."""
-    part = temporary(path.parent)
-    try:
-        with open(part, "x", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+    with whole_file(path) as part, open(part, "x", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
 
 
 # Reading --------------------------------------------------------------------------------------
