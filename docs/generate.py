@@ -18,6 +18,7 @@ import re
 import sys
 import textwrap
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -171,8 +172,9 @@ def methods(target: Any) -> list[str]:
     lines = []
     for name, member in vars(target).items() if isinstance(target, type) else ():
         function = getattr(member, "__func__", member)  # of a class method or static method
-        if isinstance(member, property):
-            call, function = name, member.fget
+        if isinstance(member, property | cached_property):
+            call = name
+            function = member.fget if isinstance(member, property) else member.func
         elif inspect.isfunction(function):
             given = inspect.signature(function)
             bare = [p.replace(annotation=p.empty) for p in given.parameters.values()]
