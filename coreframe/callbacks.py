@@ -67,20 +67,25 @@ class About:
 
     def flat(self) -> dict[str, Any]:
         """Return the configuration by dotted names: ``{"losses.0.temperature": 0.05}``."""
-        found: dict[str, Any] = {}
+        return dotted(self.config)
 
-        def walk(value: Any, path: str) -> None:
-            if isinstance(value, Mapping):
-                for key, inner in value.items():
-                    walk(inner, f"{path}.{key}" if path else str(key))
-            elif isinstance(value, list | tuple):
-                for i, inner in enumerate(value):
-                    walk(inner, f"{path}.{i}")
-            else:
-                found[path] = value
 
-        walk(self.config, "")
-        return found
+def dotted(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every value of nested tables and lists by its dotted name."""
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else str(key))
+        elif isinstance(value, list | tuple):
+            for i, inner in enumerate(value):
+                walk(inner, f"{path}.{i}")
+        else:
+            found[path] = value
+
+    walk(tables, "")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class Skips:
         self.total, self.streak = self.total + 1, self.streak + 1
         self.first = done if self.first < 0 else self.first
 
-    def allowed(self, sound: Array, xp: Any) -> Array:
+    def allowed(self, sound: Array) -> Array:
         """Return, on the device, whether an update may be done."""
         if self.limit is None or isinstance(self.streak, int):
             return sound

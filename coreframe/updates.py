@@ -122,7 +122,7 @@ class Updates:
         if seen:
             self.skips.seen(not self.lost, self.done)
         else:
-            sound = self.skips.allowed(sound, xp)
+            sound = self.skips.allowed(sound)
             norm = xp.where(sound, norm, xp.nan * xp.ones_like(norm))
             self.skips.unseen(sound, self.done, xp)
         if self.lost:

@@ -109,7 +109,7 @@ def open_vectors(path: Path, *, column: str | None = None, ids: str | None = Non
         known = ", ".join((*_ARRAYS, *SUFFIXES))
         raise DataError(f"{name}: vectors are read from {known} files, not {suffix!r}")
     if found_ids is None:
-        found_ids, where = _beside(name, len(x))
+        found_ids, where = _beside(name)
     if found_ids is not None:
         _check_ids(found_ids, len(x), name, where)
     _check_matrix(x, name)
@@ -331,7 +331,7 @@ def _numbers(value: Any, name: str, where: str, column: str) -> NDArray[Any]:
 # Ids --------------------------------------------------------------------------------------------
 
 
-def _beside(path: str, count: int) -> tuple[list[str] | None, str]:
+def _beside(path: str) -> tuple[list[str] | None, str]:
     """Return the ids of a file beside the vectors: x.npy and x.ids.txt, .ids.json or .ids.npy."""
     stem = os.path.splitext(path)[0]
     for ending in _SIDECARS:

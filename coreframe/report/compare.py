@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coreframe import plots
+from coreframe.callbacks import dotted
 from coreframe.errors import ArgumentError
 from coreframe.report.figures import TONES, curve
 from coreframe.report.page import template
@@ -29,33 +30,18 @@ def compare_html(runs: Mapping[str, Mapping[str, Any]]) -> str:
         one_test=len(tests) == 1,
         one_gate=len(gate) == 1,
         best=_best(found, metrics),
-        settings=different(names, [run["config_text"] for run in found]),
+        settings=different([run["config_text"] for run in found]),
         health=[run["health"].get("adapted", {}) for run in found],
         figures=_figures(names, found, metric),
     )
 
 
-def different(names: Sequence[str], texts: Sequence[str]) -> list[tuple[str, list[Any]]]:
+def different(texts: Sequence[str]) -> list[tuple[str, list[Any]]]:
     """Return the settings in which runs differ, by dotted name, with their values or None."""
-    flat = []
-    for text in texts:
-        found: dict[str, Any] = {}
-        _flatten(tomllib.loads(text), "", found)
-        flat.append(found)
+    flat = [dotted(tomllib.loads(text)) for text in texts]
     keys = dict.fromkeys(key for one in flat for key in one)
     rows = [(key, [one.get(key) for one in flat]) for key in keys]
     return [(key, values) for key, values in rows if any(x != values[0] for x in values)]
-
-
-def _flatten(value: Any, path: str, into: dict[str, Any]) -> None:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _flatten(inner, f"{path}.{key}" if path else key, into)
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            _flatten(inner, f"{path}.{i}", into)
-    else:
-        into[path] = value
 
 
 def _test_of(run: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -156,7 +156,7 @@ def test_umap_where_it_is_installed() -> None:
 
 def test_settings_that_differ_are_found_at_any_depth() -> None:
     texts = ['[a]\nb = 1\nc = [{ d = "x" }]\n', '[a]\nb = 1\nc = [{ d = "y" }]\ne = true\n']
-    assert different(["one", "two"], texts) == [("a.c.0.d", ["x", "y"]), ("a.e", [None, True])]
+    assert different(texts) == [("a.c.0.d", ["x", "y"]), ("a.e", [None, True])]
 
 
 def test_two_runs_at_least(data: dict[str, Any]) -> None:

@@ -101,7 +101,7 @@ class Mined:
         ids: bool = False,
     ) -> list[str]:
         """Return the names of the columns of ``rows`` with these options."""
-        self._check(output_format, output_scores, anchor_column, positive_column, ids)
+        self._check(output_format, anchor_column, positive_column, ids)
         anchor, positive, negative = anchor_column, positive_column, "negative"
         if ids:  # several negatives are one list, as readers of ids have them
             anchor, positive, negative = "anchor_id", "positive_id", "negative_id"
@@ -227,9 +227,7 @@ class Mined:
             return int(row) if self.document_ids is None else self.document_ids[row]
         return self.pairs.document_texts[row]  # type: ignore[index]
 
-    def _check(
-        self, output_format: str, output_scores: bool, anchor: str, positive: str, ids: bool
-    ) -> None:
+    def _check(self, output_format: str, anchor: str, positive: str, ids: bool) -> None:
         if output_format not in FORMATS:
             raise ArgumentError(
                 f"output_format must be one of {', '.join(map(repr, FORMATS))}, "
