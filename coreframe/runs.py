@@ -26,7 +26,13 @@ from coreframe.data.loading import Loaded, load_pairs
 from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import row_codes
 from coreframe.data.splits import split_pairs
-from coreframe.errors import ArgumentError, ArtefactError, ConfigError, CoreframeError
+from coreframe.errors import (
+    ArgumentError,
+    ArtefactError,
+    ConfigError,
+    CoreframeError,
+    DataError,
+)
 from coreframe.forgetting import Earlier, Kept
 from coreframe.learned import FILE as LEARNED
 from coreframe.learned import Learned
@@ -369,17 +375,23 @@ def _other_loss(learned: Learned, config: RunConfig, width: int) -> str:
     return f"its loss has {told}, the new one {', '.join(sorted(now)) or 'no parameters'}"
 
 
-def without_kept(train: Pairs, kept: Sequence[Kept]) -> tuple[Pairs, int]:
-    """Leave out of training what stands in a kept test set: queries of equal text, or vector.
+def without_kept(pairs: Pairs, kept: Sequence[Kept]) -> tuple[Pairs, int]:
+    """Leave out of what is learned from, or chosen by, what stands in a kept test set: queries of
+    equal text, or vector.
 
     Returns the rest and how many were left out; else the forgetting table would flatter.
     """
-    seen = np.zeros(len(train), dtype=bool)
+    seen = np.zeros(len(pairs), dtype=bool)
     for one in kept:
-        if train.query_texts is not None and one.test.query_texts is not None:
+        if pairs.query_texts is not None and one.test.query_texts is not None:
             known = set(one.test.query_texts)
-            seen |= np.array([text in known for text in train.query_texts])
+            seen |= np.array([text in known for text in pairs.query_texts])
         else:
-            ours, theirs = row_codes(to_numpy(train.queries), to_numpy(one.test.queries))
+            ours, theirs = row_codes(to_numpy(pairs.queries), to_numpy(one.test.queries))
             seen |= np.isin(ours, theirs)
-    return (train.take(~seen), int(seen.sum())) if seen.any() else (train, 0)
+    if seen.all():
+        raise DataError(
+            f"all {len(pairs):,} queries to train on, or to choose by, stand in kept sets: there "
+            "is nothing new to go on with"
+        )
+    return (pairs.take(~seen), int(seen.sum())) if seen.any() else (pairs, 0)

@@ -161,21 +161,23 @@ def _train(
     for line in (*loaded.notes, f"data    {loaded.pairs}"):
         tell(options, line)
     split = split_pairs(loaded, settings.data, seed=settings.train.seed)
-    train, going_on = split.train, None
+    train, dev, going_on = split.train, split.dev, None
     entries: Sequence[Any] = ()
     told = list(split.notes)
     if stored is not None:
         going_on = runs.go_on(stored, settings, loaded.pairs, base_model=loaded.base_model)
         remembered = runs.remember(stored, keep, settings, folder)
         going_on = replace(going_on, kept=remembered.kept)
-        train, left_out = runs.without_kept(train, remembered.kept)
+        train, unlearned = runs.without_kept(train, remembered.kept)
+        dev, unasked = runs.without_kept(dev, remembered.kept)
         entries = remembered.entries
         told += remembered.notes
-        if left_out:
-            told.append(f"kept    {left_out:,} training queries stand in a kept set: left out")
+        if unlearned or unasked:
+            both = f"{unlearned:,} training and {unasked:,} dev queries"
+            told.append(f"kept    {both} stand in a kept set: left out")
     for line in told:
         tell(options, line)
-    if (line := planning.watched(split.dev, settings)) is not None:
+    if (line := planning.watched(dev, settings)) is not None:
         tell(options, line)
     checkpoints = saving.checkpoints(options, settings, folder, inputs)
     with (
@@ -185,7 +187,7 @@ def _train(
     ):
         outcome = experiment(
             train,
-            split.dev,
+            dev,
             split.test,
             settings,
             base_model=loaded.base_model,

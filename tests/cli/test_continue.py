@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import coreframe
-from coreframe.errors import ArgumentError, ArtefactError
+from coreframe.errors import ArgumentError, ArtefactError, DataError
 from coreframe.evaluation.trec import read_qrels, read_run
 from coreframe.runs import StoredRun, go_on, remember, without_kept
 
@@ -277,3 +277,20 @@ def test_what_is_kept_is_not_trained_on(weeks: Weeks) -> None:
     )
     kept = [type(kept[0])(name="k", test=texts.take([0]))]
     assert without_kept(texts, kept)[1] == 1
+    with pytest.raises(
+        DataError, match="all 1 queries to train on, or to choose by"
+    ):
+        without_kept(texts.take([0]), kept)
+
+
+def test_what_is_kept_chooses_nothing(weeks: Weeks) -> None:
+    """The same data, split in another way: some of its dev part was the test of the week before."""
+    call = words("s1", "again", "--continue", "week1", "--seed", "7", "--json")
+    ran = run_command(*call, cwd=weeks.folder)
+    assert ran.returncode in (0, 3), ran.stderr
+    found = json.loads(ran.stdout)
+    (line,) = (row for row in found["data"] if "stand in a kept set" in row)
+    train, dev = (int(word) for word in line.split() if word.isdecimal())
+    assert 0 < train < 60
+    assert 0 < dev < 30
+    assert found["queries"]["dev"] == 30 - dev
