@@ -277,9 +277,7 @@ def test_what_is_kept_is_not_trained_on(weeks: Weeks) -> None:
     )
     kept = [type(kept[0])(name="k", test=texts.take([0]))]
     assert without_kept(texts, kept)[1] == 1
-    with pytest.raises(
-        DataError, match="all 1 queries to train on, or to choose by"
-    ):
+    with pytest.raises(DataError, match="all 1 queries to train on, or to choose by"):
         without_kept(texts.take([0]), kept)
 
 
