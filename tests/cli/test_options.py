@@ -212,7 +212,7 @@ def test_the_common_call_takes_the_default_of_a_command() -> None:
 
 
 def test_no_folder_stands_in_the_command_that_is_stored(monkeypatch) -> None:
-    words = ["train", "/home/me/a.jsonl", "--out=/home/me/run", "--keep", "b.jsonl"]
+    words = ["train", "/data/mine/a.jsonl", "--out=/data/mine/run", "--keep", "b.jsonl"]
     words += ["--keep", "/x/c.jsonl,/x/q.npy,/x/d.npy", "--set", "embedder.base_url=http://x/v1"]
     monkeypatch.setattr("sys.argv", ["/usr/bin/coreframe", *words])
     assert followers.command() == (
