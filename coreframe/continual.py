@@ -332,11 +332,13 @@ def _parted(pairs: Pairs, seed: int) -> tuple[Pairs, Pairs | None]:
     if len(pairs) < LEAST_FOR_DEV or pairs.has_labels:
         return pairs, None
     try:
-        one, dev, two = pairs.split(DEV_SHARE, DEV_SHARE, seed=seed)
+        dev = pairs.split(DEV_SHARE, DEV_SHARE, seed=seed)[1]
     except DataError:  # too few groups
         return pairs, None
-    place = np.isin(pairs.query_rows, [*one.query_rows, *two.query_rows])
-    return pairs.take(place), dev
+    rest = pairs.take(~np.isin(pairs.query_rows, dev.query_rows))
+    of_document, right = pairs.codes[1], dev.relevance.pairs[:, 1]  # type: ignore[attr-defined]
+    known = np.isin(of_document[rest.irrelevant[:, 1]], of_document[right])
+    return rest.replaced(irrelevant=rest.irrelevant[~known]), dev  # as Pairs.split leaves them out
 
 
 def _kept(given: Any) -> tuple[Kept, ...]:

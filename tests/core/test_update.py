@@ -204,3 +204,22 @@ def test_a_thousand_pairs_take_less_than_a_second() -> None:
             cf.update(TrainedAdapter(384), pairs)
             taken.append(time.process_time() - started)
     assert min(taken) < 1.5  # 0.5 on a quiet machine; twice of what is promised, for slow ones
+
+
+def test_right_documents_of_dev_are_no_negatives(monkeypatch) -> None:
+    class Seen(Exception):
+        pass
+
+    def see(train, dev, **_):
+        raise Seen(train, dev)
+
+    monkeypatch.setattr("coreframe.continual.fit", see)
+    x = np.random.default_rng(0).standard_normal((80, 8)).astype(np.float32)
+    rows = np.arange(80)
+    pairs = Pairs(x, x + 1, irrelevant=np.stack([rows, (rows + 1) % 80], axis=1))
+    with pytest.raises(Seen) as caught:
+        cf.update(TrainedAdapter(8), pairs)
+    train, dev = caught.value.args
+    assert len(train) + len(dev) == 80
+    assert len(train.irrelevant)
+    assert not set(train.irrelevant[:, 1]) & set(dev.relevance.pairs[:, 1])
