@@ -207,8 +207,8 @@ class Trainer:
         return True
 
     def _gradients(self, batch: Batch, progress: Progress) -> dict[str, Array]:
-        """Return the value of a batch and its gradients; NaN where the adapter overflows, which on
-        the host is found before the loss is asked.
+        """Return the value of a batch and its gradients; NaN where the adapter overflows, or an
+        update made a parameter that does, which on the host is found before the loss is asked.
         """
         updates = self.updates
         regularizers, turn = updates.regularizers, self.course.turn
@@ -216,7 +216,7 @@ class Trainer:
             return self.step.gradients(batch, updates.params, regularizers, progress, turn)
         except ArgumentError:
             cause = diagnose(self.step, batch, updates.params, regularizers, progress, turn)
-            if cause is None or not cause.array.startswith("adapted"):
+            if cause is None or not cause.array.startswith(("adapted", *updates.params)):
                 raise
             nan = {name: x * self.xp.nan for name, x in updates.params.items()}
             return {"value": self.xp.sum(next(iter(nan.values()))), **nan}

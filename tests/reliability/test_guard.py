@@ -213,6 +213,17 @@ def test_an_adapter_that_overflows_is_left_out_and_not_an_error_of_the_batch(lib
     assert "a lower learning rate, now 0.05" in text
 
 
+def test_a_parameter_that_an_update_made_infinite_is_not_an_error_of_the_batch(library):
+    """Gradients are finite, and learning rate times decay takes the parameter past float32."""
+    optimizer = AdamW(learning_rate=1e12, weight_decay=1.0)
+    with pytest.raises(Diverged) as caught:
+        trained(library, optimizer=optimizer, epochs=4, max_skipped_steps=3)
+    text = str(caught.value)
+    assert "3 updates in a row were left out" in text
+    assert "adapter.W: the parameter itself is NaN or infinite" in text
+    assert "the largest parameter is inf: a lower learning rate" in text
+
+
 def test_too_many_in_a_row_end_the_run(library):
     loss = Broken(learnable_scale=True, value_by=float("inf"), temperature=1e-3)
     with pytest.raises(Diverged) as caught:
