@@ -245,12 +245,23 @@ def _print(
     if found["queries_short"]:
         click.echo(f"{found['queries_short']:,} queries have fewer than "
                    f"{found['num_negatives']} negatives: {_advice(found, options)}")  # fmt: skip
+    without = _without_row(found, options)
+    if without:
+        click.echo(f"{without:,} of {found['queries']:,} queries have no row in {out}, so train "
+                   "will not see them")  # fmt: skip
     click.echo(f"{found['suspects']:,} candidates score above a right document: perhaps they are "
                f"right; {found['suspects_listed']:,} listed in {suspects}")  # fmt: skip
     if found["suspects_used"]:
         click.echo(f"{found['suspects_used']:,} of them are used as negatives; "
                    "--relative-margin 0.05 would drop them")  # fmt: skip
     click.echo(f"{written:,} rows in {out}")
+
+
+def _without_row(found: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+    """Count the queries that lack the negatives that a row of the format holds."""
+    if options["include_positives"] or options["output_format"] == "n-tuple":
+        return int(found["queries_short"])
+    return int(found["queries_without_negative"]) if options["output_format"] == "triplet" else 0
 
 
 def _advice(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:

@@ -76,7 +76,7 @@ def test_ids_of_vectors(coreframe_, vectors, tmp_path: Path) -> None:
         assert checked.returncode == 0, checked.stderr
 
 
-def test_what_is_printed(coreframe_, texts: Path) -> None:
+def test_what_is_printed(coreframe_, texts: Path, tmp_path: Path) -> None:
     ran = coreframe_(
         "mine", texts, "-o", "hard.jsonl", "--relative-margin", 0.05, "--num-negatives", 5
     )
@@ -89,6 +89,10 @@ def test_what_is_printed(coreframe_, texts: Path) -> None:
         "rows in hard.jsonl",
     ):
         assert text in ran.stdout
+    queries = {json.loads(line)["anchor"] for line in texts.read_text("utf-8").splitlines()}
+    without = len(queries) - len({row["anchor"] for row in lines(tmp_path / "hard.jsonl")})
+    assert without
+    assert f"{without:,} of {len(queries):,} queries have no row in hard.jsonl" in ran.stdout
     assert "mine    " in ran.stderr
     quiet = coreframe_("mine", texts, "-o", "hard.jsonl", "--overwrite", "-q")
     assert quiet.stderr == ""
