@@ -106,7 +106,7 @@ def apply_file(
     _check_origin(input_, adapter, base_model)
     place = Path(os.path.abspath(target))
     if place.exists() and not overwrite:
-        raise ArgumentError(f"{place} exists; use overwrite, or another name")
+        raise ArgumentError(f"{place} exists; use overwrite (--overwrite), or another name")
     table = writing.is_table(place)
     new = to_column or (f"{input_.column}_adapted" if input_.columns else NAME)
     if table and new in input_.columns:

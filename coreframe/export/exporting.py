@@ -65,7 +65,9 @@ def export(
     if occupied and not path.is_dir():
         raise OutputError(f"{path} is a file, not a folder")
     if occupied and not overwrite:
-        raise ArgumentError(f"the folder {path} is not empty; use overwrite, or another folder")
+        raise ArgumentError(
+            f"the folder {path} is not empty; use overwrite (--overwrite), or another folder"
+        )
     staging = _stage(path)
     try:
         target.write(adapter, staging)

@@ -45,7 +45,8 @@ class Static(Target):
         if "b" in adapter.side(side).arrays:
             raise ArgumentError(
                 f"the {side} side has a bias, which cannot be folded into a token table: it would "
-                "be added once a token's weight and not once a text; train with bias = false, "
+                "be added once a token's weight and not once a text; train with bias = false "
+                "and from a start without one (whitening has one: --set train.start=identity), "
                 "or export to another target"
             )
         key, table = read_table(path)

@@ -359,7 +359,7 @@ def test_vectors_are_not_adapted_twice(ending, tmp_path) -> None:
         ("x.npy", "y.npy", {"dtype": "int4"}, ArgumentError, "dtype must be one of float32"),
         ("x.npy", "y.npy", {"side": "both"}, ArgumentError, "side must be 'query' or 'document'"),
         ("x.npy", "no/y.npy", {}, OutputError, "there is no folder"),
-        ("x.npy", "x.npy", {}, ArgumentError, "exists; use overwrite"),
+        ("x.npy", "x.npy", {}, ArgumentError, r"exists; use overwrite \(--overwrite\)"),
         ("x.parquet", "y.parquet", {"to_column": "id"}, ArgumentError, "has a column 'id' already"),
         ("x.parquet", "y.parquet", {"column": "vec"}, DataError, "has no column 'vec'"),
         ("none.npy", "y.npy", {}, DataError, "none.npy cannot be read: No such file"),

@@ -185,7 +185,7 @@ def test_an_export_that_fails_leaves_the_one_that_was_there(tmp_path, monkeypatc
 
 def test_a_folder_with_files_is_left_alone(tmp_path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ArgumentError, match="is not empty; use overwrite"):
+    with pytest.raises(ArgumentError, match=r"is not empty; use overwrite \(--overwrite\)"):
         export(make("query"), tmp_path, to="numpy")
     with pytest.raises(OutputError, match="is a file, not a folder"):
         export(make("query"), tmp_path / "notes.txt", to="numpy", overwrite=True)
@@ -428,7 +428,7 @@ def test_a_token_table_takes_the_adapter_in(layout, tmp_path) -> None:
 
 def test_a_table_takes_no_bias_and_only_its_own_width(tmp_path) -> None:
     np.save(tmp_path / "table.npy", np.ones((3, D), np.float32))
-    with pytest.raises(ArgumentError, match="the query side has a bias, which cannot be folded"):
+    with pytest.raises(ArgumentError, match=r"the query side has a bias, .* train\.start=identity"):
         export(make("query", bias=True), tmp_path / "o", to="static", base=tmp_path / "table.npy")
     np.save(tmp_path / "table.npy", np.ones((3, 5), np.float32))
     with pytest.raises(ArgumentError, match="holds vectors of 5 numbers"):
