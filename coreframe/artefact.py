@@ -220,7 +220,11 @@ def load(folder: str | os.PathLike[str]) -> TrainedAdapter:
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise ArtefactError(f"{path} is no stored adapter: {missing} is missing") from None
-    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{path / 'config.json'} is damaged: no JSON: {error}") from None
+    except SafetensorError as error:
+        raise ArtefactError(f"{path / 'model.safetensors'} is damaged: {error}") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ArtefactError(f"the adapter in {path} cannot be read: {error}") from None
     check_format(config, FORMAT, VERSION, path / "config.json")
     config = _verified(config, tensors, data, path)

@@ -258,12 +258,18 @@ def test_a_model_of_other_bytes(stored):
 @pytest.mark.parametrize("text", ["", "{", '{"format": "coreframe-adapter"', "\x00", "{'a': 1}"])
 def test_a_config_that_is_no_json(stored, text):
     (stored / "config.json").write_text(text)
-    assert "cannot be read" in refused(stored)
+    assert f"{stored / 'config.json'} is damaged: no JSON" in refused(stored)
 
 
 def test_a_config_that_is_no_text(stored):
     (stored / "config.json").write_bytes(b'{"format": "\xff\xfe"}')
-    assert "cannot be read" in refused(stored)
+    assert f"{stored / 'config.json'} is damaged: no JSON" in refused(stored)
+
+
+def test_a_matrix_file_that_is_cut_off(stored):
+    path = stored / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert f"{path} is damaged: " in refused(stored)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
