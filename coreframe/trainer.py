@@ -161,7 +161,7 @@ def fit(
     if isinstance(ema_decay, int | float) and not 0 <= ema_decay < 1:
         raise ArgumentError(f"ema_decay must be in [0, 1) or None, got {ema_decay!r}")
     if train.has_labels and side == "query":
-        raise ArgumentError("labelled vectors are one set: train them with side='both'")
+        raise ArgumentError("labelled rows are one set: train them with side='both' (--side both)")
     setup = Setup(
         adapter=_component("adapters", adapter, Adapter),
         loss=_component("losses", loss, Loss),

@@ -23,7 +23,9 @@ def corpus_texts(path: str | os.PathLike[str]) -> list[str]:
             with open(name, encoding="utf-8-sig") as file:
                 return [line.strip() for line in file if line.strip()]
         except UnicodeDecodeError as error:
-            raise DataError(f"{name}: not UTF-8 text (byte {error.start + 1})") from None
+            raise DataError(
+                f"{name}: not UTF-8 text (byte {error.start + 1}); save the file as UTF-8"
+            ) from None
         except OSError as error:
             raise cannot_read(name, error) from error
     table = open_table(name)

@@ -95,7 +95,9 @@ def _opened(path: str) -> TextIO:
 
 
 def _not_text(path: str, line: int, error: UnicodeDecodeError) -> DataError:
-    return DataError(f"{path}, line {line} or after: not UTF-8 text ({error.reason})")
+    return DataError(
+        f"{path}, line {line} or after: not UTF-8 text ({error.reason}); save the file as UTF-8"
+    )
 
 
 def _records(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -55,7 +55,9 @@ def lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 record = json.loads(line) if line else None
             except UnicodeDecodeError as error:
-                raise DataError(f"{where}: not UTF-8 text (byte {error.start + 1})") from error
+                raise DataError(
+                    f"{where}: not UTF-8 text (byte {error.start + 1}); save the file as UTF-8"
+                ) from error
             except json.JSONDecodeError as error:
                 raise DataError(
                     f"{where}: not valid JSON: {error.msg} (column {error.colno}); "
@@ -83,7 +85,9 @@ def document(path: str) -> Any:
     try:
         return json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start + 1})") from error
+        raise DataError(
+            f"{path}: not UTF-8 text (byte {error.start + 1}); save the file as UTF-8"
+        ) from error
     except RecursionError as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
     except ValueError:

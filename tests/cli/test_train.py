@@ -143,7 +143,7 @@ def test_labels(coreframe_, tmp_path, vectors) -> None:
     assert found["promoted"] == ("identity" if ran.returncode else found["kept"])
 
     ran = coreframe_("train", "X.npy", "y.npy", "-o", "other")
-    refused(ran, 2, "labelled vectors are one set: train them with", "both")
+    refused(ran, 2, "labelled rows are one set: train them with", "--side both")
 
 
 def test_one_value_by_set(coreframe_, texts, tmp_path) -> None:

@@ -832,7 +832,7 @@ def test_bad_arguments(options, error, text):
 
 
 def test_labelled_vectors_are_one_set():
-    with pytest.raises(ArgumentError, match=r"labelled vectors are one set: .* side='both'"):
+    with pytest.raises(ArgumentError, match=r"labelled rows are one set: .* side='both'"):
         fit(Pairs.labelled(X, [0, 0, 1, 1, 2, 2]))
 
 

@@ -312,7 +312,7 @@ def test_a_broken_line_is_named(tmp_path: Path, lines: list[Any], expected: str)
 def test_text_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"anchor": "caf\xe9", "positive": "p"}')
-    assert refused(path) == "pairs.jsonl, line 2: not UTF-8 text (byte 16)"
+    assert refused(path) == "pairs.jsonl, line 2: not UTF-8 text (byte 16); save the file as UTF-8"
 
 
 def test_numbers_and_nesting_without_end(tmp_path: Path) -> None:

@@ -210,7 +210,8 @@ CSV: list[tuple[bytes, str]] = [
     (b'a,b\n"x\ny",z\nu,v,w\n', "x.csv, line 4: has 3 cells for 2 columns; a cell with a comma in "
      "it needs quotes"),
     (b'a,b\nx,"y\n', "x.csv, line 2: not valid CSV: unexpected end of data"),
-    (b"a,b\nx,\xff\n", "x.csv, line 1 or after: not UTF-8 text (invalid start byte)"),
+    (b"a,b\nx,\xff\n", "x.csv, line 1 or after: not UTF-8 text (invalid start byte); "
+     "save the file as UTF-8"),
     (b"a,a\nx,y\n", "x.csv has two columns 'a'"),
     (b"a,,b\nx,y,z\n", "x.csv, line 1: column 2 has no name"),
     (b"a,b\nx,y\n\nz,\n", "x.csv, line 4: 'b' must be a text, got null"),
