@@ -12,7 +12,7 @@ from coreframe import registry
 from coreframe.adapter import Adapter
 from coreframe.artefact import SIDES, Side, TrainedAdapter
 from coreframe.config import ContinualSettings, GateSettings
-from coreframe.data.pairs import Pairs
+from coreframe.data.pairs import Pairs, require_pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 from coreframe.evaluation.compare import paired
 from coreframe.evaluation.pool import pooled
@@ -128,8 +128,7 @@ def update(
     >>> new.promoted, new(queries).shape
     (True, (300, 16))
     """
-    if not isinstance(new_pairs, Pairs):
-        raise ArgumentTypeError(f"new_pairs must be coreframe.Pairs, got {new_pairs!r}")
+    require_pairs("new_pairs", new_pairs)
     before = _standing(adapter, seed)
     assert before.learned is not None
     assert before.component is not None

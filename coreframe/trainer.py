@@ -17,7 +17,7 @@ from coreframe.callbacks import Callback
 from coreframe.checkpoint import Checkpoints, Scope, scope_of
 from coreframe.config.settings import EVALUATIONS, SIDES
 from coreframe.data.batches import Order
-from coreframe.data.pairs import Pairs
+from coreframe.data.pairs import Pairs, require_pairs
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.evaluation import metrics
 from coreframe.following import following
@@ -160,6 +160,9 @@ def fit(
             raise ArgumentError(f"{name} must be above 0 or None, got {limit!r}")
     if isinstance(ema_decay, int | float) and not 0 <= ema_decay < 1:
         raise ArgumentError(f"ema_decay must be in [0, 1) or None, got {ema_decay!r}")
+    require_pairs("train", train)
+    if dev is not None:
+        require_pairs("dev", dev)
     if train.has_labels and side == "query":
         raise ArgumentError("labelled rows are one set: train them with side='both' (--side both)")
     setup = Setup(

@@ -22,7 +22,7 @@ from coreframe.data.relevance import (
 )
 from coreframe.dtypes import cast
 from coreframe.embedder import Embedder, embed_both
-from coreframe.errors import ArgumentError, DataError
+from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 from coreframe.lazy import BLOCK_ROWS, LazyRows, is_large, take
 from coreframe.random import stream
 
@@ -482,3 +482,12 @@ def join_groups(rows: Ints, groups: Sequence[Any], count: int) -> Ints:
     """
     codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
     return components(rows, count + codes, count + int(codes.max()) + 1)[:count]
+
+
+def require_pairs(name: str, given: Any) -> None:
+    """Raise ArgumentTypeError where something else, such as one array, stands for pairs."""
+    if not isinstance(given, Pairs):
+        raise ArgumentTypeError(
+            f"{name} must be coreframe.Pairs, such as Pairs(queries, documents), got "
+            f"{type(given).__name__}"
+        )

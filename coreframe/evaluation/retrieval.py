@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreframe.backend import Array, namespace, to_numpy
-from coreframe.data.pairs import Pairs
+from coreframe.data.pairs import Pairs, require_pairs
 from coreframe.data.relevance import Ints, LabelRelevance
 from coreframe.dtypes import cast, computing_dtype
 from coreframe.errors import ArgumentError
@@ -61,6 +61,7 @@ def evaluate(
     metrics = several(metrics)
     if not metrics:
         raise ArgumentError("metrics must name at least one, such as 'ndcg@10'")
+    require_pairs("pairs", pairs)
     queries, documents = pairs.queries, pairs.documents
     if adapter is not None:
         queries = adapter(queries, side="query")

@@ -831,6 +831,16 @@ def test_bad_arguments(options, error, text):
         fit(Pairs(X, X), **options)
 
 
+def test_arrays_in_place_of_pairs_are_named():
+    pairs, text = Pairs(X, X), r" must be coreframe.Pairs, such as .*, got ndarray"
+    with pytest.raises(ArgumentTypeError, match="train" + text):
+        fit(X)
+    with pytest.raises(ArgumentTypeError, match="dev" + text):
+        fit(pairs, X)
+    with pytest.raises(ArgumentTypeError, match="pairs" + text):
+        evaluate(None, X)
+
+
 def test_labelled_vectors_are_one_set():
     with pytest.raises(ArgumentError, match=r"labelled rows are one set: .* side='both'"):
         fit(Pairs.labelled(X, [0, 0, 1, 1, 2, 2]))
