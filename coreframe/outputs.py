@@ -57,9 +57,8 @@ def claim_folder(folder: str | os.PathLike[str], *, overwrite: bool) -> Path:
             "--resume-from-checkpoint latest, or begin anew with --overwrite"
         )
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise ArgumentError(
-            f"the output folder {path} is not empty; use --overwrite, or another --out"
-        )
+        what = "holds a finished run" if (path / "metrics.json").exists() else "is not empty"
+        raise ArgumentError(f"the output folder {path} {what}; use --overwrite, or another --out")
     # Tried in the nearest folder that exists, so that a run that fails leaves no empty ones.
     nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     try:

@@ -152,6 +152,8 @@ def test_a_changed_setting_and_changed_data_are_named(folder):
 def test_checkpoints_go_once_the_results_are_there_unless_asked_for(folder):
     ended(start(folder, "-o", "a", *SHORT), 0)
     assert not list((folder / "a").glob(".*")) + list((folder / "a").glob("checkpoint-*"))
+    _, err = ended(start(folder, "-o", "a", "--resume-from-checkpoint", "latest", *SHORT), 2)
+    assert "the output folder a holds a finished run; use --overwrite, or another --out" in err
     ended(
         start(folder, "-o", "b", "--save-strategy", "epoch", "--save-total-limit", "3", *SHORT), 0
     )
