@@ -155,8 +155,11 @@ def print_outcome(outcome: Outcome, folder: Path) -> None:
         stays = "the earlier adapter stays" if outcome.continued else "identity kept"
         click.echo(f"  {stays}, nothing promoted   exit 3")
         click.echo(f"  {gate.hint}")
+    if outcome.if_rebuilt:
+        click.echo(f"  {outcome.if_rebuilt}")
     click.echo(f"  {folder / 'report.html'}")
-    click.echo(f"  use it: coreframe.load({str(folder)!r})(queries)")
+    if gate.passed:
+        click.echo(f"  use it: coreframe.load({str(folder)!r})(queries)")
 
 
 def _print_forgetting(outcome: Outcome) -> None:

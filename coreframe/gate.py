@@ -197,7 +197,9 @@ def _not_proven(evidence: Evidence, settings: GateSettings, g: Gain, independent
             f"the {queries} test queries are {independent} independent groups, and only those "
             "are evidence: collect more different ones"
         )
-    return "the pairs may say little that the base does not know: look at the worst queries"
+    return (
+        f"the pairs may say little that {evidence.against} does not know: look at the worst queries"
+    )
 
 
 def _saturated(g: Gain, metric: str) -> str:

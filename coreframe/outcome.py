@@ -93,6 +93,22 @@ class Outcome:
         return self.candidates[self.kept].gain
 
     @property
+    def if_rebuilt(self) -> str:
+        """What is better than the kept candidate on dev but moves documents, in words; empty
+        where nothing is, or where documents may be moved.
+        """
+        metric = self.gate.metric
+        own = self.candidates[self.kept].dev[metric]
+        others = [c for c in self.candidates.values() if c.adapter.rebuilds_index and not c.allowed]
+        best = max(others, key=lambda c: c.dev[metric], default=None)
+        if best is None or best.dev[metric] <= own:
+            return ""
+        return (
+            f"{best.name} is better on dev ({metric} {best.dev[metric]:.3f}, kept {own:.3f}) and "
+            "moves documents: if their index may be rebuilt, train with side = 'both'"
+        )
+
+    @property
     def more_labels(self) -> str:
         """Whether more labels would help, in words; empty without a learning curve."""
         return would_more_help(self.curve, self.gate.metric)

@@ -128,7 +128,10 @@ def train(
             data, queries=queries, documents=documents, corpus=corpus, config=planned
         )
         return planning.show(seen, settings, options)
-    folder = saving.claim(options, Path("coreframe-run"))
+    default = Path("coreframe-run")
+    if (code := saving.finished(options, settings, default, data)) is not None:
+        return code
+    folder = saving.claim(options, default)
     loaded = loading.load_pairs(
         data, queries=queries, documents=documents, corpus=corpus, config=settings
     )

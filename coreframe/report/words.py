@@ -56,11 +56,13 @@ def verdict(outcome: Outcome) -> tuple[str, list[str]]:
             else "It moves queries only: the index stays as it is."
         )
         base = " of the earlier adapter" if outcome.continued else ""
+        more = outcome.if_rebuilt
         return f"Better: {name} kept and promoted", [
             f"On {queries} {gate.metric} went from {gain.base:.3f}{base} to {gain.adapted:.3f}: "
             f"{signed(gain.gain)}, 95% interval {signed(gain.low)} to {signed(gain.high)}.",
             f"{gain.better:,} queries got better, {gain.worse:,} worse, {gain.same:,} stayed the "
             f"same. {index}",
+            *([f"{more[0].upper()}{more[1:]}."] if more else ()),
         ]
     lines = [f"Reason: {gate.reason}."]
     stays = name_of(outcome.reference) if outcome.continued else "identity"
@@ -72,6 +74,8 @@ def verdict(outcome: Outcome) -> tuple[str, list[str]]:
         lines.insert(0, f"{start} its {found}: nothing is promoted.")
     if gate.hint:
         lines.append(f"Hint: {gate.hint}.")
+    if more := outcome.if_rebuilt:
+        lines.append(f"{more[0].upper()}{more[1:]}.")
     return f"No proof of gain: {stays} kept", lines
 
 

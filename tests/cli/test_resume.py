@@ -152,8 +152,15 @@ def test_a_changed_setting_and_changed_data_are_named(folder):
 def test_checkpoints_go_once_the_results_are_there_unless_asked_for(folder):
     ended(start(folder, "-o", "a", *SHORT), 0)
     assert not list((folder / "a").glob(".*")) + list((folder / "a").glob("checkpoint-*"))
-    _, err = ended(start(folder, "-o", "a", "--resume-from-checkpoint", "latest", *SHORT), 2)
+    before = (folder / "a" / "metrics.json").read_bytes()
+    latest = ("--resume-from-checkpoint", "latest")
+    _, err = ended(start(folder, "-o", "a", *latest, *SHORT), 0)
+    assert "a holds this run, and it is over: better: ndcg@10" in err
+    out, _ = ended(start(folder, "-o", "a", *latest, *SHORT, "--json"), 0)
+    assert json.loads(out) == json.loads(before)
+    _, err = ended(start(folder, "-o", "a", *latest, *SHORT, "--seed", "3"), 2)
     assert "the output folder a holds a finished run; use --overwrite, or another --out" in err
+    assert (folder / "a" / "metrics.json").read_bytes() == before
     ended(
         start(folder, "-o", "b", "--save-strategy", "epoch", "--save-total-limit", "3", *SHORT), 0
     )

@@ -166,6 +166,18 @@ def test_whitening_is_kept_on_both_sides_only():
     assert not query.adapter.rebuilds_index
 
 
+def test_what_a_rebuilt_index_would_allow_is_said():
+    found = run(stretched(), epochs=1)
+    assert not found.candidates["whitening"].allowed
+    assert re.fullmatch(
+        r"whitening is better on dev \(ndcg@10 0\.\d+, kept 0\.\d+\) and moves documents: "
+        r"if their index may be rebuilt, train with side = 'both'",
+        found.if_rebuilt,
+    )
+    assert run(stretched(), "train.side=both", epochs=1).if_rebuilt == ""
+    assert run(rotation()).if_rebuilt == ""
+
+
 def test_auto_tries_the_identity_and_the_best_baseline():
     # Procrustes is right at once: what starts there is ahead of what starts at the identity.
     outcome = run(rotation(), epochs=1)
