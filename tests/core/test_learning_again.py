@@ -361,9 +361,7 @@ def test_why_there_is_no_curve(first) -> None:
 
 def point(pairs, gain, low, high):
     step = Gain(0.5, 0.5 + gain, gain, low, high, 5, 5, 5, 0.5)
-    return CurvePoint(
-        share=0.3, queries=pairs, pairs=pairs, metrics={}, gain=step, step=step, seconds=0.0
-    )
+    return CurvePoint(share=0.3, queries=pairs, pairs=pairs, metrics={}, gain=step, step=step)
 
 
 @pytest.mark.parametrize(
