@@ -247,12 +247,13 @@ def test_a_truncated_model(stored, share):
     path = stored / "model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[:-1] if share == "-1" else data[: int(share * len(data))])
-    assert "cannot be read" in refused(stored)
+    assert f"{path} is damaged: " in refused(stored)
 
 
 def test_a_model_of_other_bytes(stored):
-    (stored / "model.safetensors").write_bytes(b"\x93NUMPY" + bytes(range(200)))
-    assert "cannot be read" in refused(stored)
+    path = stored / "model.safetensors"
+    path.write_bytes(b"\x93NUMPY" + bytes(range(200)))
+    assert f"{path} is damaged: " in refused(stored)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": "coreframe-adapter"', "\x00", "{'a': 1}"])
