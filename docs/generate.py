@@ -17,16 +17,24 @@ import inspect
 import re
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from docstrings import OPTIONAL, SECTIONS, Doc, Incomplete, Parameter, parameters, read
-
 import coreframe
 from coreframe import registry
+from coreframe.testing.docstrings import (
+    OPTIONAL,
+    SECTIONS,
+    Doc,
+    Incomplete,
+    Parameter,
+    parameters,
+    read,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "components"
@@ -93,6 +101,9 @@ CORE = {
     "load_state": "coreframe.state:load_state",
 }
 """Parts of the core that have a page, in the order of the index: name, and what it is about."""
+
+OTHERS: dict[str, Callable[[], str]] = {}
+"""Other pages that are made, by path below docs/: a function that returns the text."""
 
 START = """\
 Where to start: [`info_nce`](losses/info_nce.md) on an [adapter](#adapters), the miner
@@ -370,6 +381,7 @@ def generate() -> tuple[dict[Path, str], list[str]]:
         except Incomplete as problem:
             problems.append(str(problem))
     pages[Path("README.md")] = index(complete)
+    pages |= {Path("..", name): text() for name, text in OTHERS.items()}
     return pages, problems
 
 

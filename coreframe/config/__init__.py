@@ -11,7 +11,7 @@ so reading one runs no code that is not installed as a plugin. All mistakes of a
 at once.
 """
 
-from coreframe.config.reading import default, override, parse, read, tables
+from coreframe.config.reading import default, made_of, override, parse, read, tables
 from coreframe.config.settings import (
     DEFAULT,
     ContinualSettings,
@@ -21,7 +21,7 @@ from coreframe.config.settings import (
     RunConfig,
     TrainSettings,
 )
-from coreframe.config.writing import dump, registered_name
+from coreframe.config.writing import dump, registered_name, table_of
 
 __all__ = [
     "DEFAULT",
@@ -33,9 +33,11 @@ __all__ = [
     "TrainSettings",
     "default",
     "dump",
+    "made_of",
     "override",
     "parse",
     "read",
     "registered_name",
+    "table_of",
     "tables",
 ]

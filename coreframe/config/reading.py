@@ -194,6 +194,18 @@ def _index(place: Any, key: str) -> Any:
     return int(key)
 
 
+def made_of(cls: type, table: Mapping[str, Any]) -> Any:
+    """Return a component of a class, registered or not, by the plain values of its fields.
+
+    Raises ConfigError, which lists all mistakes.
+    """
+    reader = _Reader()
+    built = reader.build(cls, table, cls.__name__, cls.__name__)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return built
+
+
 _MISTAKE = object()
 """What a reader returns in place of a value that cannot be."""
 

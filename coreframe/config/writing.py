@@ -53,6 +53,18 @@ def dump(config: RunConfig) -> str:
     return tomli_w.dumps({key: table for key, table in tables.items() if table})
 
 
+def table_of(component: Any) -> dict[str, Any]:
+    """Return the fields of a component as plain values, defaults included; see ``made_of``.
+
+    Raises ConfigError for what a file cannot hold.
+    """
+    writer = _Writer()
+    table = writer.fields(component, type(component).__name__)
+    if writer.problems:
+        raise ConfigError(writer.problems)
+    return table
+
+
 class _Writer:
     """Turns components into tables and collects what a file cannot hold."""
 

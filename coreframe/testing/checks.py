@@ -1,4 +1,4 @@
-"""What a check is, how checks are run and reported, and the promises of every component.
+"""What a check is, and how checks are run and reported.
 
 A promise is a generator that yields one sentence for each thing that is wrong. It needs no test
 framework, so that the kit runs on the command line, in a notebook, and in any test suite.
@@ -7,14 +7,9 @@ framework, so that the kit runs on the command line, in a notebook, and in any t
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 import itertools
 import os
-import pickle
-import random
 import re
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -128,45 +123,3 @@ def recorded_warnings() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught, np.errstate(all="warn", under="ignore"):
         warnings.simplefilter("always")
         yield caught
-
-
-def global_random_state() -> list[Any]:
-    """Return the state of the global generators of Python, NumPy and, if it is loaded, torch."""
-    states: list[Any] = [random.getstate(), pickle.dumps(np.random.get_state())]
-    if torch := sys.modules.get("torch"):
-        states.append(torch.get_rng_state().numpy().tobytes())
-    return states
-
-
-# The promises of every component ------------------------------------------------------------
-
-
-def component_problems(component: Any) -> Iterator[str]:
-    """Yield what is wrong with the form of a component: see ``COMPONENT``."""
-    settings = getattr(type(component), "__dataclass_params__", None)
-    if settings is None:
-        yield f"{type(component).__name__} is no dataclass"
-        return
-    if not settings.frozen:
-        yield f"{type(component).__name__} can be changed after it is made"
-    for field in dataclasses.fields(component):
-        if field.init and not field.kw_only:
-            yield f"the field {field.name!r} can be given by position"
-
-
-def copy_problems(component: Any) -> Iterator[str]:
-    """Yield what is lost when a component is pickled, copied or printed."""
-    for how, twin in (
-        ("pickle", pickle.loads(pickle.dumps(component))),
-        ("copy.deepcopy", copy.deepcopy(component)),
-    ):
-        if repr(twin) != repr(component):
-            yield f"{how} turns {component!r} into {twin!r}"
-    if " at 0x" in repr(component):
-        yield f"repr shows an address in memory: {component!r}"
-
-
-FORM = "It is a frozen, keyword-only dataclass: its fields are its configuration."
-FORM_FIX = "Write @dataclass(frozen=True, kw_only=True) above the class; keep no other state."
-COPIES = "It can be pickled and copied, and its repr says how to make it again."
-COPIES_FIX = "Define the class at the top of a module; hold numbers and words, no open resources."

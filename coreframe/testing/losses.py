@@ -18,15 +18,16 @@ from coreframe.errors import ArgumentError
 from coreframe.loss import Loss, PairwiseLoss
 from coreframe.relation import Aligned
 from coreframe.row_loss import RowLoss
-from coreframe.testing import arrays, checks
+from coreframe.testing import arrays, checks, kit
 from coreframe.testing.arrays import Case, Place, on_numpy
 from coreframe.testing.checks import Check, NotApplicable, Promise, difference, explain
+from coreframe.testing.shared import SHARED
 
 DIRECTIONS = 20
 STEPS = (1e-5, 1e-6, 1e-4)  # of central differences; the later ones in case a kink is near
 TOLERANCE = {"float64": 1e-9, "float32": 2e-3}
 
-PROMISES: list[Promise] = []
+PROMISES: list[Promise] = [*SHARED]
 
 
 def check_loss(loss: Loss) -> list[Check]:
@@ -35,8 +36,7 @@ def check_loss(loss: Loss) -> list[Check]:
     Takes a few seconds. Of the batches, those are used that have the fields the loss needs, and
     that it does not refuse by an ArgumentError.
     """
-    subject = Subject(loss)
-    return [promise.check(subject) for promise in PROMISES]
+    return KIT.check(loss)
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,28 @@ class Outcome:
         return {"value": self.value, **{f"grads[{k!r}]": g for k, g in self.grads.items()}}
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(kit.Subject):
     """A loss, and what it is checked on."""
 
-    loss: Loss
+    base = Loss
+
+    @property
+    def loss(self) -> Loss:
+        found: Loss = self.component
+        return found
+
+    def exercise(self, component: Any, variant: int = 0) -> dict[str, Any]:
+        rng = np.random.default_rng(18 + variant)
+        found: dict[str, Any] = {}
+        for case in self.cases:
+            moved = {
+                name: case.floats[name] + 0.1 * variant * rng.standard_normal(np.shape(x))
+                for name, x in case.floats.items()
+                if name in case.embeddings
+            }
+            outcome = self.run(case, loss=component, **moved)
+            found |= {f"{case.name}: {name}": x for name, x in outcome.all.items()}
+        return found
 
     @cached_property
     def params(self) -> dict[str, Any]:
@@ -160,18 +177,6 @@ def compare(name: str, got: Outcome, expected: Outcome, tolerance: float) -> Ite
 
 
 # Form ---------------------------------------------------------------------------------------
-
-
-@checks.promise(PROMISES, checks.FORM, fix=checks.FORM_FIX)
-def form(subject: Subject) -> Iterator[str]:
-    if not isinstance(subject.loss, Loss):
-        yield f"{type(subject.loss).__name__} is not a subclass of coreframe.Loss"
-    yield from checks.component_problems(subject.loss)
-
-
-@checks.promise(PROMISES, checks.COPIES, fix=checks.COPIES_FIX)
-def copies(subject: Subject) -> Iterator[str]:
-    yield from checks.copy_problems(subject.loss)
 
 
 @checks.promise(
@@ -486,22 +491,6 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
 
 @checks.promise(
     PROMISES,
-    "The same call gives the same bits, and global random generators stay as they are.",
-    fix="Draw nothing in a loss; draws belong to miners, samplers and init, from their rng.",
-)
-def no_hidden_state(subject: Subject) -> Iterator[str]:
-    for case in subject.cases:
-        before = checks.global_random_state()
-        first, second = subject.run(case), subject.run(case)
-        if checks.global_random_state() != before:
-            yield f"{case.name}: a global random generator was used"
-        for key, x in first.all.items():
-            if not np.array_equal(x, second.all[key], equal_nan=True):
-                yield f"{case.name}: {key} is another at the second call"
-
-
-@checks.promise(
-    PROMISES,
     "No warning is raised, edge cases included.",
     fix="Guard the operation before it happens: xp.where around the argument of log, division "
     "and sqrt, not around the result.",
@@ -513,3 +502,6 @@ def no_warnings(subject: Subject) -> Iterator[str]:
                 subject.run(case, dtype=dtype)
             for warning in caught:
                 yield f"{case.name}, {np.dtype(dtype).name}: {warning.message}"
+
+
+KIT = kit.Kit("losses", Loss, Subject, PROMISES)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,11 +17,14 @@ from coreframe.errors import ArgumentError
 from coreframe.miner import Miner
 from coreframe.random import stream
 from coreframe.relation import Relation
-from coreframe.testing import arrays, checks
+from coreframe.testing import arrays, checks, kit
 from coreframe.testing.arrays import Case, Place, on_numpy
 from coreframe.testing.checks import Check, NotApplicable, Promise, explain
+from coreframe.testing.shared import SHARED, global_random_state
 
-PROMISES: list[Promise] = []
+PROMISES: list[Promise] = [*SHARED]
+
+KINDS = ("positives", "negatives")
 
 
 def check_miner(miner: Miner) -> list[Check]:
@@ -30,15 +32,27 @@ def check_miner(miner: Miner) -> list[Check]:
 
     Of the batches, those are used that the miner does not refuse by an ArgumentError.
     """
-    subject = Subject(miner)
-    return [promise.check(subject) for promise in PROMISES]
+    return KIT.check(miner)
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(kit.Subject):
     """A miner, and what it is checked on."""
 
-    miner: Miner
+    base = Miner
+
+    @property
+    def miner(self) -> Miner:
+        found: Miner = self.component
+        return found
+
+    def exercise(self, component: Any, variant: int = 0) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for case in self.cases:
+            moved = {name: np.flip(case.floats[name], 0) for name in case.embeddings * variant}
+            batch = case.batch(**moved)
+            masks = whole(self.mine(batch, miner=component, seed=variant), batch)
+            found |= {f"{case.name}: {name}": x for name, x in zip(KINDS, masks, strict=True)}
+        return found
 
     @cached_property
     def places(self) -> dict[str, Place]:
@@ -99,18 +113,6 @@ def whole(relation: Relation, batch: Batch, step: int | None = None) -> tuple[An
 
 
 # Form ---------------------------------------------------------------------------------------
-
-
-@checks.promise(PROMISES, checks.FORM, fix=checks.FORM_FIX)
-def form(subject: Subject) -> Iterator[str]:
-    if not isinstance(subject.miner, Miner):
-        yield f"{type(subject.miner).__name__} is not a subclass of coreframe.Miner"
-    yield from checks.component_problems(subject.miner)
-
-
-@checks.promise(PROMISES, checks.COPIES, fix=checks.COPIES_FIX)
-def copies(subject: Subject) -> Iterator[str]:
-    yield from checks.copy_problems(subject.miner)
 
 
 @checks.promise(
@@ -187,11 +189,11 @@ def consistent(subject: Subject) -> Iterator[str]:
 )
 def deterministic(subject: Subject) -> Iterator[str]:
     for case in subject.cases:
-        before = checks.global_random_state()
+        before = global_random_state()
         first, second = subject.masks(case, seed=3), subject.masks(case, seed=3)
         if not np.array_equal(first, second):
             yield f"{case.name}: the second call with the same seed gives other pairs"
-        if checks.global_random_state() != before:
+        if global_random_state() != before:
             yield f"{case.name}: a global random generator was used"
 
 
@@ -296,3 +298,6 @@ def no_warnings(subject: Subject) -> Iterator[str]:
             subject.masks(case)
         for warning in caught:
             yield f"{case.name}: {warning.message}"
+
+
+KIT = kit.Kit("miners", Miner, Subject, PROMISES)

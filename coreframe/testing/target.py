@@ -12,13 +12,15 @@ from coreframe.errors import (
     UnknownName,
     nearest,
 )
-from coreframe.loss import Loss
-from coreframe.miner import Miner
 from coreframe.plugin import KINDS
 from coreframe.registry import argument_problems, import_target, registry
 from coreframe.testing.checks import Check
-from coreframe.testing.losses import check_loss
-from coreframe.testing.miners import check_miner
+from coreframe.testing.kit import Kit
+from coreframe.testing.losses import KIT as LOSSES
+from coreframe.testing.miners import KIT as MINERS
+
+KITS: tuple[Kit, ...] = (LOSSES, MINERS)
+"""The checks of each kind of component."""
 
 
 def check(target: str, **arguments: Any) -> list[Check]:
@@ -29,19 +31,21 @@ def check(target: str, **arguments: Any) -> list[Check]:
     (``package.module:Class``), which need not be registered.
     """
     component = _find(target)
-    if isinstance(component, type) and not issubclass(component, (Loss, Miner)):
-        raise ArgumentTypeError(
-            f"{target!r} is {component.__name__}; so far losses and miners can be checked, "
-            "which are subclasses of coreframe.Loss and coreframe.Miner"
-        )
+    bases = tuple(kit.base for kit in KITS)
+    if isinstance(component, type) and not issubclass(component, bases):
+        raise ArgumentTypeError(_no_kind(target, component.__name__))
     if problems := list(argument_problems(target, component, arguments)):
         raise ArgumentError(" ".join(problems))
     made = component(**arguments)
-    if isinstance(made, Loss):
-        return check_loss(made)
-    if isinstance(made, Miner):
-        return check_miner(made)
-    raise ArgumentTypeError(f"{target!r} makes a {type(made).__name__}, no loss and no miner")
+    for kit in KITS:
+        if isinstance(made, kit.base):
+            return kit.check(made)
+    raise ArgumentTypeError(_no_kind(target, type(made).__name__))
+
+
+def _no_kind(target: str, name: str) -> str:
+    bases = ", ".join(f"coreframe.{kit.base.__name__}" for kit in KITS)
+    return f"{target!r} is {name}, which is no subclass of any of {bases}"
 
 
 def _find(target: str) -> Any:

@@ -15,6 +15,7 @@ import pytest
 
 from coreframe import registry
 from coreframe.plugin import KINDS
+from coreframe.testing import docstrings
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,6 @@ def import_generator() -> Any:
 
 
 generator = import_generator()
-docstrings = sys.modules["docstrings"]
 COMPONENTS = generator.components()
 EACH = pytest.mark.parametrize(
     "component", COMPONENTS, ids=[c.path.with_suffix("").as_posix() for c in COMPONENTS]

@@ -22,7 +22,11 @@ from coreframe.data.files import NAMES
 from coreframe.plugin import HOOKS, KINDS
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if "components" not in p.parts),
+]
 SOURCES = [
     *(ROOT / "coreframe").rglob("*.py"),
     *(ROOT / "backends").rglob("*.py"),

@@ -157,7 +157,7 @@ def show_default(target: Any, name: str, parameter: inspect.Parameter) -> str:
     default = parameter.default
     for field in dataclasses.fields(target) if dataclasses.is_dataclass(target) else ():
         if field.name == name and field.default_factory is not dataclasses.MISSING:
-            made = field.default_factory
+            made: Any = field.default_factory
             ours = isinstance(made, type) and made.__module__ != "builtins"
             if ours and not dataclasses.is_dataclass(made):
                 return f"{made.__name__}()"  # what it shows of itself may be of this machine
