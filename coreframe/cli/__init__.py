@@ -16,6 +16,7 @@ import click
 import coreframe
 from coreframe.cli import (
     apply,
+    check,
     compare,
     evaluate,
     export,
@@ -109,6 +110,6 @@ for command in (
     look.show,
     look.plugins,
     look.backends,
-    look.check,
+    check.check,
 ):
     main.add_command(command)
