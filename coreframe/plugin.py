@@ -18,6 +18,7 @@ components imports none of them:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import pluggy
@@ -30,6 +31,9 @@ Table: TypeAlias = Mapping[str, str]
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+__all__ = ["GROUP", "HOOKS", "KINDS", "Table", "hookimpl"]
 
 
 class Hooks:
@@ -87,3 +91,15 @@ KINDS: tuple[str, ...] = tuple(
     name.removeprefix("coreframe_") for name in HOOKS if name != "coreframe_kernels"
 )
 """The kinds of component: ``losses``, ``miners``, ... in the order of the hooks."""
+
+
+@dataclass(frozen=True)
+class Retired:
+    """What a hook is called now, and the version from which the old name is unknown."""
+
+    now: str
+    until: str
+
+
+RETIRED: dict[str, Retired] = {}
+"""Hooks of the last minor version that have another name: still called, with a warning."""

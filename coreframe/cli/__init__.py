@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import coreframe
+from coreframe import registry
 from coreframe.cli import (
     apply,
     check,
@@ -24,6 +25,7 @@ from coreframe.cli import (
     logs,
     look,
     mine,
+    plugins,
     report,
     signals,
     train,
@@ -54,7 +56,7 @@ def run(arguments: list[str] | None = None) -> int:
         warnings.simplefilter("always", PluginWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            with logs.shown():
+            with logs.shown(), registry.naming_plugins():
                 code = main.main(args=words, prog_name="coreframe", standalone_mode=False)
             return code if isinstance(code, int) else 0
         except click.exceptions.Exit as exit_:
@@ -74,7 +76,7 @@ def run(arguments: list[str] | None = None) -> int:
         except CoreframeError as error:
             if "--debug" in words:
                 raise
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {_with_notes(error)}", err=True)
             if isinstance(error, DataError):
                 return BAD_DATA
             failures = OutputError | MissingExtra | PluginError | EmbedderError | Diverged
@@ -82,8 +84,14 @@ def run(arguments: list[str] | None = None) -> int:
         except Exception as error:  # a plugin's, or ours: one line all the same
             if "--debug" in words:
                 raise
-            click.echo(f"failed: {type(error).__name__}: {error} (--debug shows more)", err=True)
+            text = f"{type(error).__name__}: {_with_notes(error)}"
+            click.echo(f"failed: {text} (--debug shows more)", err=True)
             return FAILED
+
+
+def _with_notes(error: BaseException) -> str:
+    """Return an error's text with what was noted on the way: the plugin that it comes from."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _show_warning(message: Warning | str, *rest: Any) -> None:
@@ -108,7 +116,7 @@ for command in (
     inspect.inspect_,
     look.list_,
     look.show,
-    look.plugins,
+    plugins.plugins,
     look.backends,
     check.check,
 ):

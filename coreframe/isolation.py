@@ -1,0 +1,191 @@
+"""Run code of a plugin so that it can harm nobody by mistake.
+
+What it prints goes to stderr, what it changes is put back, what takes long is named while it runs,
+and the plugin's name stands in what it raises. This is robustness, not a sandbox: a plugin is code
+that runs with the rights of the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
+
+from coreframe import process_state
+from coreframe.discovery import Plugin, missing_package
+from coreframe.errors import PluginError, PluginWarning
+
+SLOW_SECONDS = 5.0
+_STDOUT = 1
+
+lock = threading.RLock()
+"""One for all that is done with plugins, so that no two can be taken crosswise."""
+
+
+@contextlib.contextmanager
+def isolated(plugin: Plugin, doing: str) -> Iterator[list[str]]:
+    """Run the block as the plugin's: ``doing`` says what, such as "importing".
+
+    Yields a list that holds afterwards, in words, what was put back. Ours run as they are.
+    """
+    undone: list[str] = []
+    if plugin.built_in:
+        yield undone
+        return
+    changed: list[str] = []
+    printed: list[str] = []
+    try:
+        with (
+            lock,
+            _named_while_slow(plugin, doing),
+            _stdout_caught(printed),
+            process_state.kept(changed),
+        ):
+            yield undone
+    finally:
+        if changed:
+            undone.append(f"it changed {_listed(changed)}")
+        if told := "".join(printed):
+            print(told, end="" if told.endswith("\n") else "\n", file=sys.stderr)
+            undone.append(f"it printed {told.strip()[:60]!r} to stdout")
+
+
+def _listed(names: list[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+# Slow ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _named_while_slow(plugin: Plugin, doing: str) -> Iterator[None]:
+    """Warn while it still runs, from a thread, since it may never end."""
+    timer = threading.Timer(SLOW_SECONDS, _say_slow, (plugin, doing))
+    timer.name, timer.daemon = process_state.TIMER, True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _say_slow(plugin: Plugin, doing: str) -> None:
+    message = (
+        f"{plugin.title} is still {doing} after {SLOW_SECONDS:g} s; "
+        f"COREFRAME_PLUGINS=-{plugin.key} leaves it out"
+    )
+    try:
+        warnings.warn(message, PluginWarning, stacklevel=2)
+    except PluginWarning:  # made an error, which nobody would see in this thread
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+# Stdout -------------------------------------------------------------------------------------
+
+
+class _Recorder(io.TextIOBase):
+    """Stands for a stdout that is no file. A handler that holds it later prints to the real one."""
+
+    def __init__(self, real: TextIO, printed: list[str]) -> None:
+        self.real, self.printed = real, printed
+        self.recording = True
+
+    def write(self, text: str) -> int:
+        if not self.recording:
+            return self.real.write(text)
+        self.printed.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.real.flush()
+
+    def __getattr__(self, name: str) -> Any:  # encoding, buffer, ...
+        return getattr(self.real, name)
+
+
+@contextlib.contextmanager
+def _stdout_caught(printed: list[str]) -> Iterator[None]:
+    """Catch what the block prints, by Python or, through the file descriptor, by anything else."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_descriptor_caught(printed))
+        if sys.stdout is not None and not _is_descriptor(sys.stdout):
+            recorder = _Recorder(sys.stdout, printed)
+            stack.callback(setattr, recorder, "recording", False)
+            stack.enter_context(contextlib.redirect_stdout(cast(TextIO, recorder)))
+        yield
+
+
+def _is_descriptor(stream: Any) -> bool:
+    try:
+        return bool(stream.fileno() == _STDOUT)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+@contextlib.contextmanager
+def _descriptor_caught(printed: list[str]) -> Iterator[None]:
+    _flush()
+    try:
+        file = _nameless_file()
+        real = os.dup(_STDOUT)
+    except OSError:  # stdout is closed, or there is no place for a file
+        yield
+        return
+    with file:
+        os.dup2(file.fileno(), _STDOUT)
+        try:
+            yield
+        finally:
+            _flush()
+            os.dup2(real, _STDOUT)
+            os.close(real)
+            file.seek(0)
+            printed.append(file.read().decode(errors="replace"))
+
+
+def _nameless_file() -> Any:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("coreframe-stdout"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _flush() -> None:
+    """Write out what Python and the C library hold back of stdout."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    with contextlib.suppress(ImportError, OSError, AttributeError, TypeError):
+        import ctypes
+
+        ctypes.CDLL(None).fflush(None)
+
+
+# Errors -------------------------------------------------------------------------------------
+
+
+def explain(plugin: Plugin, error: BaseException) -> str:
+    """Return one line for an exception, with its place inside the plugin and what would help."""
+    if isinstance(error, PluginError):  # ours: it happened in no place of the plugin
+        return str(error)
+    text = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = os.path.dirname(__file__) + os.sep
+    foreign = [
+        frame
+        for frame in frames
+        if "importlib" not in frame.filename
+        and not (frame.filename.startswith(ours) or frame.filename == contextlib.__file__)
+    ]
+    if foreign:
+        text += f" ({os.path.basename(foreign[-1].filename)}:{foreign[-1].lineno})"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        own = plugin.module.partition(".")[0] == error.name.partition(".")[0]
+        text += "" if own else f"; {missing_package(plugin, error.name)}"
+    return text
