@@ -44,12 +44,9 @@ class TorchBackend:
 
         if not isinstance(x, torch.Tensor):
             x = to_numpy(x)
-            # torch warns of, and could write to, arrays that are read-only.
-            x = (
-                torch.from_numpy(x if x.flags.writeable else x.copy())
-                if x.shape
-                else torch.tensor(x)
-            )
+            # torch warns of read-only arrays, which it could write to, and takes none backwards.
+            shared = x.flags.writeable and min(x.strides, default=0) >= 0
+            x = torch.from_numpy(x if shared else x.copy()) if x.shape else torch.tensor(x)
         return x.detach().to(device=self._device, dtype=dtype)
 
     def to_numpy(self, x: Array, /) -> Any:
