@@ -1,0 +1,98 @@
+"""What the site's build adds to the pages as a repository's web view shows them.
+
+- A page for each component in the navigation.
+- Links to files of the repository that are no page become the file's path.
+- ```` ```math ```` becomes MathML, which browsers draw by themselves.
+- Our own drawings stand in the page itself, so that they follow its light or dark colours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from posixpath import normpath
+from typing import Any
+
+from latex2mathml.converter import convert
+
+FENCE = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)
+MATH = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)\s]+)\)")
+DRAWING = re.compile(r'<p>\s*<img alt="[^"]*" src="([^":]+\.svg)" />\s*</p>')
+
+
+def on_config(config: Any) -> Any:
+    """Put the pages of all components in place of their folder's name."""
+    folder = Path(config["docs_dir"], "components")
+
+    def filled(items: list[Any]) -> list[Any]:
+        done = []
+        for item in items:
+            (title, value), *_ = item.items() if isinstance(item, dict) else [("", item)]
+            if value == folder.name:
+                item = {title: components(folder)}
+            elif isinstance(value, list):
+                item = {title: filled(value)}
+            done.append(item)
+        return done
+
+    config["nav"] = filled(config["nav"])
+    return config
+
+
+def components(folder: Path) -> list[Any]:
+    """Return the index, and the pages of each kind in the index's order, as navigation."""
+    index = (folder / "README.md").read_text("utf-8")
+    kinds: dict[str, list[str]] = {}
+    for path in re.findall(r"^\| \[\w+\]\((\w+/\w+\.md)\)", index, re.MULTILINE):
+        kinds.setdefault(path.partition("/")[0], []).append(f"{folder.name}/{path}")
+    pages = [{kind.capitalize(): paths} for kind, paths in kinds.items()]
+    return [f"{folder.name}/README.md", *pages]
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
+    where = Path(page.file.src_uri).parent.as_posix()
+
+    def local(link: re.Match[str]) -> str:
+        words, target = link[1], link[2].partition("#")[0]
+        file = files.get_file_from_path(normpath(f"{where}/{target}"))
+        if not target or ":" in target or (file and file.inclusion.is_included()):
+            return link[0]
+        path = normpath(f"docs/{where}/{target}")
+        if not Path(config["docs_dir"]).parent.joinpath(path).exists():
+            return link[0]  # the strict build says that it leads nowhere
+        named = words.strip("`") in (path, target)
+        return f"`{path}`" if named else f"{words} (`{path}`)"
+
+    return outside_fences(MATH.sub(math, markdown), lambda text: LINK.sub(local, text))
+
+
+def outside_fences(markdown: str, change: Callable[[str], str]) -> str:
+    """Change a text, but none of its blocks of code."""
+    done, at = [], 0
+    for fence in FENCE.finditer(markdown):
+        done += [change(markdown[at : fence.start()]), fence[0]]
+        at = fence.end()
+    return "".join([*done, change(markdown[at:])])
+
+
+def math(block: re.Match[str]) -> str:
+    """Return MathML, with the source for those who read or copy it as text."""
+    source = " ".join(block[1].split())
+    drawn = convert(source, display="block").replace("\n", "")
+    return f'<div class="formula" aria-label="{escape(source)}">{drawn}</div>'
+
+
+def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:
+    where = Path(page.file.abs_src_path).parent
+
+    def inlined(image: re.Match[str]) -> str:
+        text = (where / image[1]).read_text("utf-8")
+        if 'class="plot"' not in text:
+            return image[0]
+        text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+        return f'<figure class="drawing">{text.strip()}</figure>'
+
+    return DRAWING.sub(inlined, html)
