@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from coreframe.backend import Array, Params, namespace
+from coreframe.component import Component
 from coreframe.ops import op
 
 Pullback = Callable[..., tuple[Params, Array | None]]
@@ -33,7 +34,7 @@ def count_parameters(params: Params) -> int:
     return sum(math.prod(x.shape) for x in params.values())
 
 
-class Adapter(ABC):
+class Adapter(Component, ABC):
     """An affine map y = x W + b of embeddings, in whatever form its parameters have.
 
     Subclasses are frozen, keyword-only dataclasses without state: parameters are passed in.

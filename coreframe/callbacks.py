@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coreframe.component import Component
+
 
 @dataclass(frozen=True)
 class Status:
@@ -26,7 +28,7 @@ class Status:
     values: Mapping[str, float]
 
 
-class Callback:
+class Callback(Component):
     """Follows a run. Override what is of interest.
 
     True from ``on_step`` or ``on_evaluate`` stops the run; the best epoch so far is kept. One that

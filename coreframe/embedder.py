@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from coreframe.component import Component
 from coreframe.errors import ArgumentTypeError
 
 Side: TypeAlias = Literal["query", "document"]
 """What a text is: some embedders treat questions and answers differently."""
 
 
-class Embedder(ABC):
+class Embedder(Component, ABC):
     """Turns texts into vectors. Subclasses are frozen, keyword-only dataclasses.
 
     ``embed`` is all that an author must write. An embedder with prompts overrides

@@ -11,6 +11,7 @@ from coreframe import checks
 from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
 from coreframe.blocks import WORKING_ARRAYS, DiagonalTerms, RowTerms
+from coreframe.component import Component
 from coreframe.errors import ArgumentError
 from coreframe.ops import kernel
 from coreframe.result import REDUCTIONS, LossResult
@@ -21,7 +22,7 @@ from coreframe.tiles import pairwise
 __all__ = ["Loss", "LossResult", "PairwiseLoss"]
 
 
-class Loss(ABC):
+class Loss(Component, ABC):
     """A function of a batch, with its exact gradient.
 
     Subclasses are frozen, keyword-only dataclasses without state. ``needs`` names the Batch

@@ -17,6 +17,7 @@ from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
 from coreframe.batch import Batch
 from coreframe.blocks import Plan
+from coreframe.component import Component
 from coreframe.dtypes import widened
 from coreframe.duplicates import Duplicates
 from coreframe.errors import ArgumentError, ArgumentTypeError
@@ -32,7 +33,7 @@ __all__ = ["Miner", "RankingMiner", "Rows", "best", "pair_rows", "similarity_row
 _ROW_BYTES = 64  # a column, of a row of masks, keys and their temporaries
 
 
-class Miner(ABC):
+class Miner(Component, ABC):
     """Narrows the relation of a batch: it may drop pairs, and never invents one.
 
     Subclasses are frozen, keyword-only dataclasses. The result has fixed shapes, and depends on

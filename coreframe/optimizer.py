@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from coreframe import checks
 from coreframe.backend import Array, Params, device_of, namespace
+from coreframe.component import Component
 from coreframe.dtypes import cast, computing_dtype
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.ops import kernel
@@ -53,7 +54,7 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer(ABC):
+class Optimizer(Component, ABC):
     """Updates parameters by their gradients. Write ``step`` for one parameter.
 
     Parameters keep their dtype. Those of float16 and bfloat16 are updated, and their slots kept,

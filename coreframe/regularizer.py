@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from coreframe.backend import Array, Params
+from coreframe.component import Component
 from coreframe.result import LossResult
 
 
-class Regularizer(ABC):
+class Regularizer(Component, ABC):
     """A term beside the loss. Subclasses are frozen, keyword-only dataclasses without state.
 
         objective = loss(batch) + sum of value(arrays),   each with its exact gradient

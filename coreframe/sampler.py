@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from coreframe.component import Component
 from coreframe.errors import ArgumentError
 
 if TYPE_CHECKING:
     from coreframe.data.pairs import Pairs
 
 
-class Sampler(ABC):
+class Sampler(Component, ABC):
     """Cuts an epoch into batches: a pure function of the pairs, the seed and the epoch's number.
 
     Subclasses are frozen, keyword-only dataclasses without state. So a run that goes on in the

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from coreframe import checks
+from coreframe.component import Component
 from coreframe.errors import ArgumentError, ArgumentTypeError
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class Progress:
         return dataclasses.replace(self, step=self.step + 1, samples=self.samples + samples)
 
 
-class Scheduler(ABC):
+class Scheduler(Component, ABC):
     """A pure function from progress to a value.
 
     The one convention of all schedulers and curricula: the value at ``Progress(step=t)`` is the

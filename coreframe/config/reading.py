@@ -12,6 +12,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
+from coreframe.component import find_preset
 from coreframe.compose import WeightedSum
 from coreframe.config.annotations import (
     KINDS,
@@ -32,6 +33,7 @@ from coreframe.config.annotations import (
     show,
 )
 from coreframe.config.settings import DEFAULT, RunConfig
+from coreframe.config.writing import plain_values
 from coreframe.errors import AmbiguousName, ConfigError, UnknownName, nearest
 from coreframe.loss import Loss
 from coreframe.optimizer import Optimizer, Rule
@@ -108,7 +110,8 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
     """Return a copy of a file's mapping with ``losses.0.temperature=0.05`` and the like applied.
 
     The value is TOML; what is no TOML is a text, so that quotes may be left out. Naming another
-    component (``adapter.name=low_rank``) drops the fields of the one before.
+    component (``adapter.name=low_rank``) drops the fields of the one before, and so does naming a
+    preset (``losses.0.preset=paper``); what is set behind it changes its fields.
     """
     result = copy.deepcopy(_complete(mapping))
     problems = []
@@ -180,6 +183,9 @@ def _assign(place: Any, keys: Sequence[str], value: Any) -> None:
     if last == named_by and place.get(last, value) != value:
         for other in set(place) - {"weight"}:
             del place[other]
+    elif last == "preset" and named_by in place:  # what the file says else would hide it
+        for other in set(place) - {named_by, "weight"}:
+            del place[other]
     place[last] = value
 
 
@@ -215,6 +221,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.preset_weights: dict[int, Any] = {}  # by the number of the loss
 
     def problem(self, text: str) -> Any:
         self.problems.append(text)
@@ -240,6 +247,7 @@ class _Reader:
             for i, table in enumerate(raw)
             if isinstance(table, Mapping) and "weight" in table
         }
+        weights = self.preset_weights | weights
         if self.problems or (len(losses) == 1 and not weights):
             return losses[0]
         names = _part_names([table["name"] for table in raw])
@@ -271,7 +279,23 @@ class _Reader:
             wanted = f"dataclass of the kind {kind}" if is_interface else base.__name__
             return self.problem(f"{path}.{key}: {name!r} is no {wanted}")
         fields = {k: x for k, x in raw.items() if k not in (key, besides)}
+        if "preset" in fields and "preset" not in configurable(cls):
+            return self.with_preset(cls, fields, path, name)
         return self.build(cls, fields, path, name)
+
+    def with_preset(self, cls: Any, fields: dict[str, Any], path: str, title: str) -> Any:
+        """Return a component by a preset and the fields beside it, which are stronger."""
+        wanted = fields.pop("preset")
+        if not isinstance(wanted, str):
+            return self.problem(f"{path}.preset must be a text, got {show(wanted)}")
+        try:
+            preset = find_preset(cls, wanted)
+        except UnknownName as error:
+            return self.problem(f"{path}.preset: {error}")
+        index = re.fullmatch(r"losses\[(\d+)\]", path)
+        if preset.weight != 1 and index:
+            self.preset_weights[int(index[1])] = preset.weight
+        return self.build(cls, plain_values(preset.fields, path) | fields, path, title)
 
     def build(self, cls: Any, table: Mapping[str, Any], path: str, title: str) -> Any:
         """Return an instance; its own checks are asked until they find no more mistakes."""

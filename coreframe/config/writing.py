@@ -65,6 +65,15 @@ def table_of(component: Any) -> dict[str, Any]:
     return table
 
 
+def plain_values(values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return values of fields as a file has them; None is "none"."""
+    writer = _Writer()
+    table = {k: "none" if x is None else writer.value(x, f"{path}.{k}") for k, x in values.items()}
+    if writer.problems:
+        raise ConfigError(writer.problems)
+    return table
+
+
 class _Writer:
     """Turns components into tables and collects what a file cannot hold."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, namespace
 from coreframe.batch import Batch
+from coreframe.component import Preset
 from coreframe.loss import PairwiseLoss
 from coreframe.scheduler import Scheduler, plain
 
@@ -53,6 +55,17 @@ class Contrastive(PairwiseLoss):
     similarity: str = "euclidean"
 
     needs_positive: ClassVar[bool] = False
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "sentence-transformers": Preset(
+            equals="sentence_transformers.losses.ContrastiveLoss",
+            fields={"margin": 0.5, "similarity": "cosine"},
+            arguments={"margin": 0.5, "size_average": True},
+            version="sentence-transformers 6.2.0",
+            weight=0.5,
+            note="On pairs, row by row, with labels 1 and 0.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, Params, device_of, namespace
 from coreframe.batch import Batch, similar_pairs
+from coreframe.component import Preset
 from coreframe.errors import ArgumentError
 from coreframe.row_loss import RowLoss
 from coreframe.scheduler import Scheduler, plain
@@ -50,6 +52,15 @@ class CosineEmbedding(RowLoss):
     margin: float | Scheduler = 0.0
 
     needs: ClassVar[tuple[str, ...]] = ("anchors", "references")
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.nn.CosineEmbeddingLoss",
+            fields={"margin": 0.0},
+            arguments={"margin": 0.0, "reduction": "mean"},
+            version="torch 2.13.0",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, Params, device_of, is_array, namespace
 from coreframe.batch import Batch
+from coreframe.component import Preset
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.relation import SameLabel
 from coreframe.row_loss import RowLoss
@@ -51,6 +53,15 @@ class CrossEntropy(RowLoss):
     label_smoothing: float | Scheduler = 0.0
 
     needs: ClassVar[tuple[str, ...]] = ("anchors", "labels")
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.nn.CrossEntropyLoss",
+            fields={"label_smoothing": 0.0},
+            arguments={"label_smoothing": 0.0, "reduction": "mean"},
+            version="torch 2.13.0",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
+from coreframe.component import Preset
 from coreframe.compose import Symmetric
 from coreframe.loss import LossResult, PairwiseLoss
 from coreframe.scheduler import Scheduler, plain, require_resolved
@@ -58,6 +61,51 @@ class InfoNCE(PairwiseLoss):
     temperature: float | Scheduler = 0.07
     margin: float | Scheduler = 0.0
     symmetric: bool = False
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            equals="van den Oord et al. 2018, arXiv 1807.03748, eq. 4",
+            fields={"temperature": 1.0, "similarity": "dot"},
+            note="The matrix W of the log-bilinear score is the adapter's.",
+        ),
+        "clip": Preset(
+            equals="Radford et al. 2021, arXiv 2103.00020, figure 3",
+            fields={"temperature": 0.07, "similarity": "cosine", "symmetric": True},
+            note="Where the learned temperature starts; learnable_scale=True learns it from there.",
+        ),
+        "moco": Preset(
+            equals="He et al. 2020, arXiv 1911.05722, eq. 1 and section 3.3",
+            fields={"temperature": 0.07, "similarity": "cosine"},
+            note="With the queue as shared negatives: Batch.with_negatives(queries, keys, "
+            "shared=queue, in_batch=False).",
+        ),
+        "sentence-transformers": Preset(
+            equals="sentence_transformers.losses.MultipleNegativesRankingLoss",
+            fields={"temperature": 0.05, "similarity": "cosine"},
+            arguments={
+                "scale": 20.0,
+                "similarity_fct": "cos_sim",
+                "directions": ("query_to_doc",),
+                "hardness_mode": None,
+            },
+            version="sentence-transformers 6.2.0",
+            note="With further columns as shared negatives, as there.",
+        ),
+        "pytorch-metric-learning": Preset(
+            equals="pytorch_metric_learning.losses.NTXentLoss",
+            fields={"temperature": 0.07, "similarity": "cosine"},
+            arguments={"temperature": 0.07},
+            version="pytorch-metric-learning 2.9.0",
+            note="On embeddings with labels, where all classes have as many rows in the batch; "
+            "else it averages over pairs there, and here over anchors.",
+        ),
+        "open_clip": Preset(
+            equals="open_clip.ClipLoss",
+            fields={"temperature": 0.07, "similarity": "cosine", "symmetric": True},
+            version="open_clip_torch 3.3.0",
+            note="At the logit_scale that open_clip's models start with, log(1 / 0.07).",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

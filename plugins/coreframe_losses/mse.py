@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
+from coreframe.component import Preset
 from coreframe.row_loss import RowLoss
 
 
@@ -41,6 +43,22 @@ class MSE(RowLoss):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("anchors", "references")
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.nn.MSELoss",
+            fields={"reduction": "mean"},
+            arguments={"reduction": "mean"},
+            version="torch 2.13.0",
+        ),
+        "sentence-transformers": Preset(
+            equals="sentence_transformers.losses.MSELoss",
+            fields={"reduction": "mean"},
+            arguments={"projection_dim": None},
+            version="sentence-transformers 6.2.0",
+            note="The references are the teacher's embeddings.",
+        ),
+    }
 
     def rows(self, arrays: Params, batch: Batch) -> tuple[Array, Params]:
         apart = arrays["anchors"] - arrays["references"]

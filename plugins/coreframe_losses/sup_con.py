@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, namespace
+from coreframe.component import Preset
 from coreframe.loss import PairwiseLoss
 from coreframe.scheduler import Scheduler, plain
 
@@ -41,6 +44,21 @@ class SupCon(PairwiseLoss):
     """
 
     temperature: float | Scheduler = 0.1
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            equals="Khosla et al. 2020, arXiv 2004.11362, eq. 2 and section 4",
+            fields={"temperature": 0.1, "similarity": "cosine"},
+            note='There a sum over anchors, reduction="sum"; the mean is of the authors\' code.',
+        ),
+        "pytorch-metric-learning": Preset(
+            equals="pytorch_metric_learning.losses.SupConLoss",
+            fields={"temperature": 0.1, "similarity": "cosine", "reduction": "mean_active"},
+            arguments={"temperature": 0.1},
+            version="pytorch-metric-learning 2.9.0",
+            note="Its mean leaves out anchors of loss 0.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, device_of, namespace
 from coreframe.blocks import WORKING_ARRAYS
+from coreframe.component import Preset
 from coreframe.loss import PairwiseLoss
 from coreframe.scheduler import Scheduler, plain
 
@@ -63,6 +65,38 @@ class Triplet(PairwiseLoss):
     similarity: str = "euclidean"
 
     reads_triplets: ClassVar[bool] = True
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.nn.TripletMarginLoss",
+            fields={"margin": 1.0, "similarity": "euclidean"},
+            arguments={"margin": 1.0, "p": 2.0, "swap": False, "reduction": "mean"},
+            version="torch 2.13.0",
+            note="On triplets, row by row, up to the 1e-6 that torch adds to each difference.",
+        ),
+        "sentence-transformers": Preset(
+            equals="sentence_transformers.losses.TripletLoss",
+            fields={"margin": 5.0, "similarity": "euclidean"},
+            arguments={"triplet_margin": 5},
+            version="sentence-transformers 6.2.0",
+            note="On triplets, row by row, up to the 1e-6 that torch adds to each difference.",
+        ),
+        "sentence-transformers-batch-hard": Preset(
+            equals="sentence_transformers.losses.BatchHardTripletLoss",
+            fields={"margin": 5.0, "similarity": "euclidean", "mode": "hardest"},
+            arguments={"distance_metric": "euclidean_distance", "margin": 5},
+            version="sentence-transformers 6.2.0",
+            note="On embeddings with labels, at least two rows a class.",
+        ),
+        "sentence-transformers-semi-hard": Preset(
+            equals="sentence_transformers.losses.BatchSemiHardTripletLoss",
+            fields={"margin": 5.0, "similarity": "euclidean", "mode": "semi_hard"},
+            arguments={"distance_metric": "euclidean_distance", "margin": 5},
+            version="sentence-transformers 6.2.0",
+            note="On embeddings with labels, where all classes have as many rows in the batch; "
+            "else it averages over pairs there, and here over anchors.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

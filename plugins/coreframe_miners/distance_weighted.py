@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, namespace
+from coreframe.component import Preset
 from coreframe.errors import ArgumentError
 from coreframe.miner import RankingMiner, Rows
 from coreframe.random import gumbel
@@ -62,6 +64,17 @@ class DistanceWeighted(RankingMiner):
     nonzero_loss_cutoff: float | Scheduler = 1.4
 
     needs_keys: ClassVar[bool] = True
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pytorch-metric-learning": Preset(
+            equals="pytorch_metric_learning.miners.DistanceWeightedMiner",
+            fields={"cutoff": 0.5, "nonzero_loss_cutoff": 1.4},
+            arguments={"cutoff": 0.5, "nonzero_loss_cutoff": 1.4},
+            version="pytorch-metric-learning 2.9.0",
+            note="The weights of the draw; there one negative is drawn for each positive, with "
+            "replacement.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

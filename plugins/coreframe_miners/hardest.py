@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array
+from coreframe.component import Preset
 from coreframe.miner import RankingMiner, Rows
 from coreframe.similarity import NAMES
 
@@ -42,6 +45,22 @@ class Hardest(RankingMiner):
     """
 
     similarity: str = "cosine"
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pytorch-metric-learning": Preset(
+            equals="pytorch_metric_learning.miners.BatchHardMiner",
+            fields={"k": 1, "similarity": "cosine", "keep_equal": True},
+            version="pytorch-metric-learning 2.9.0",
+            note="The negatives; positives stay all, where BatchHardMiner keeps the farthest. "
+            "Distances of unit vectors order as cosines do.",
+        ),
+        "oml": Preset(
+            equals="oml.miners.inbatch_hard_tri.HardTripletsMiner",
+            fields={"k": 1, "similarity": "euclidean", "keep_equal": True},
+            version="open-metric-learning 4.0.0",
+            note="The negatives; positives stay all, where HardTripletsMiner keeps the farthest.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

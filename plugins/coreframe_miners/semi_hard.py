@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, namespace
 from coreframe.batch import Batch
+from coreframe.component import Preset
 from coreframe.miner import RankingMiner, Rows
 from coreframe.scheduler import Scheduler, plain, require_resolved
 from coreframe.similarity import NAMES
@@ -63,6 +65,22 @@ class SemiHard(RankingMiner):
     margin: float | Scheduler = 0.2
     similarity: str = "euclidean"
     fill: str = "easier"
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            equals="Schroff et al. 2015, arXiv 1503.03832, eq. 4 and section 4",
+            fields={"margin": 0.2, "similarity": "squared_euclidean", "fill": "none"},
+            note="On unit vectors.",
+        ),
+        "pytorch-metric-learning": Preset(
+            equals="pytorch_metric_learning.miners.TripletMarginMiner",
+            fields={"margin": 0.2, "similarity": "euclidean", "fill": "none"},
+            arguments={"margin": 0.2},
+            version="pytorch-metric-learning 2.9.0",
+            note='With type_of_triplets="semihard", on unit vectors, with one positive an '
+            "anchor, and k as large as the batch.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array, namespace
+from coreframe.component import Preset
 from coreframe.optimizer import Optimizer, Slots
 from coreframe.scheduler import Scheduler, plain
 
@@ -60,6 +62,46 @@ class Adam(Optimizer):
 
     slots: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
     scalars: ClassVar[tuple[str, ...]] = ("updates",)
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            equals="Kingma & Ba 2015, arXiv 1412.6980, algorithm 1",
+            fields={
+                "learning_rate": 0.001,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "epsilon": 1e-08,
+                "weight_decay": 0.0,
+            },
+        ),
+        "torch": Preset(
+            equals="torch.optim.Adam",
+            fields={
+                "learning_rate": 0.001,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "epsilon": 1e-08,
+                "weight_decay": 0.0,
+                "decoupled": False,
+            },
+            arguments={
+                "lr": 0.001,
+                "betas": (0.9, 0.999),
+                "eps": 1e-08,
+                "weight_decay": 0,
+                "amsgrad": False,
+                "decoupled_weight_decay": False,
+            },
+            version="torch 2.13.0",
+        ),
+        "optax": Preset(
+            equals="optax.adam",
+            fields={"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-08, "weight_decay": 0.0},
+            arguments={"b1": 0.9, "b2": 0.999, "eps": 1e-08, "eps_root": 0.0, "nesterov": False},
+            version="optax 0.2.8",
+            note="The learning rate has no default there.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array
+from coreframe.component import Preset
 from coreframe.optimizer import Optimizer, Slots
 from coreframe.scheduler import Scheduler, plain
 from coreframe_optimizers.adam import adam_move
@@ -56,6 +58,93 @@ class AdamW(Optimizer):
 
     slots: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
     scalars: ClassVar[tuple[str, ...]] = ("updates",)
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.optim.AdamW",
+            fields={
+                "learning_rate": 0.001,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "epsilon": 1e-08,
+                "weight_decay": 0.01,
+            },
+            arguments={
+                "lr": 0.001,
+                "betas": (0.9, 0.999),
+                "eps": 1e-08,
+                "weight_decay": 0.01,
+                "amsgrad": False,
+            },
+            version="torch 2.13.0",
+        ),
+        "optax": Preset(
+            equals="optax.adamw",
+            fields={"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-08, "weight_decay": 0.0001},
+            arguments={
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-08,
+                "eps_root": 0.0,
+                "weight_decay": 0.0001,
+                "nesterov": False,
+            },
+            version="optax 0.2.8",
+            note="The learning rate has no default there.",
+        ),
+        "transformers": Preset(
+            equals="transformers.TrainingArguments",
+            fields={
+                "learning_rate": 5e-05,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "epsilon": 1e-08,
+                "weight_decay": 0.0,
+            },
+            arguments={
+                "learning_rate": 5e-05,
+                "adam_beta1": 0.9,
+                "adam_beta2": 0.999,
+                "adam_epsilon": 1e-08,
+                "weight_decay": 0.0,
+            },
+            version="transformers 5.24.0",
+            note="Its trainer also lets the learning rate fall along a line and clips "
+            "gradients at norm 1.",
+        ),
+        "sentence-transformers": Preset(
+            equals="sentence_transformers.SentenceTransformerTrainingArguments",
+            fields={
+                "learning_rate": 5e-05,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "epsilon": 1e-08,
+                "weight_decay": 0.0,
+            },
+            arguments={
+                "learning_rate": 5e-05,
+                "adam_beta1": 0.9,
+                "adam_beta2": 0.999,
+                "adam_epsilon": 1e-08,
+                "weight_decay": 0.0,
+            },
+            version="sentence-transformers 6.2.0",
+            note="Those of transformers.",
+        ),
+        "open_clip": Preset(
+            equals='open_clip_train.params.get_default_params("ViT-B-32")',
+            fields={
+                "learning_rate": 0.0005,
+                "beta1": 0.9,
+                "beta2": 0.98,
+                "epsilon": 1e-06,
+                "weight_decay": 0.2,
+            },
+            version="open_clip_torch 3.3.0",
+            note="With the weight decay of its command line, which leaves parameters of one "
+            "dimension without decay.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from coreframe import checks
 from coreframe.backend import Array
+from coreframe.component import Preset
 from coreframe.errors import ArgumentError
 from coreframe.optimizer import Optimizer, Slots
 from coreframe.scheduler import Scheduler, plain
@@ -52,6 +54,46 @@ class SGD(Optimizer):
     weight_decay: float | Scheduler = 0.0
 
     slots: ClassVar[tuple[str, ...]] = ("velocity",)
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.optim.SGD",
+            fields={
+                "learning_rate": 0.001,
+                "momentum": 0.0,
+                "nesterov": False,
+                "weight_decay": 0.0,
+            },
+            arguments={
+                "lr": 0.001,
+                "momentum": 0,
+                "dampening": 0,
+                "weight_decay": 0,
+                "nesterov": False,
+            },
+            version="torch 2.13.0",
+        ),
+        "optax": Preset(
+            equals="optax.sgd",
+            fields={"momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
+            arguments={"momentum": None, "nesterov": False},
+            version="optax 0.2.8",
+            note="The learning rate has no default there.",
+        ),
+        "keras": Preset(
+            equals="keras.optimizers.SGD",
+            fields={"learning_rate": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
+            arguments={
+                "learning_rate": 0.01,
+                "momentum": 0.0,
+                "nesterov": False,
+                "weight_decay": None,
+            },
+            version="keras 3.15.1",
+            note="With a momentum a learning rate that changes acts otherwise: Keras has it "
+            "inside the velocity.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from coreframe.component import Preset
 from coreframe.scheduler import Progress, Scheduler, check_number, check_steps, steps_of
 
 
@@ -42,6 +45,13 @@ class Competence(Scheduler):
     end: float = 1.0
     power: float = 2.0
     steps: float | None = None
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            equals="Platanios et al. 2019, arXiv 1903.09848, section 3",
+            fields={"start": 0.01, "end": 1.0, "power": 2.0},
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "start", minimum=0)

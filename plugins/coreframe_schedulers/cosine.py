@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from coreframe.component import Preset
 from coreframe.scheduler import (
     Progress,
     Scheduler,
@@ -44,6 +47,28 @@ class Cosine(Scheduler):
     start: float
     end: float = 0.0
     steps: float | None = None
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.optim.lr_scheduler.CosineAnnealingLR",
+            fields={"end": 0.0},
+            arguments={"eta_min": 0.0},
+            version="torch 2.13.0",
+            note="Up to step T_max = steps, behind which torch's rises again.",
+        ),
+        "optax": Preset(
+            equals="optax.cosine_decay_schedule",
+            fields={"end": 0.0},
+            arguments={"alpha": 0.0, "exponent": 1.0},
+            version="optax 0.2.8",
+        ),
+        "keras": Preset(
+            equals="keras.optimizers.schedules.CosineDecay",
+            fields={"end": 0.0},
+            arguments={"alpha": 0.0, "warmup_target": None, "warmup_steps": 0},
+            version="keras 3.15.1",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "start")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from coreframe.component import Preset
 from coreframe.errors import ArgumentError
 from coreframe.scheduler import (
     Progress,
@@ -62,6 +65,21 @@ class CosineWarmRestarts(Scheduler):
     multiplier: float = 1
     height: float = 1.0
     cycles: int | None = None
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.optim.lr_scheduler.CosineAnnealingWarmRestarts",
+            fields={"minimum": 0.0, "multiplier": 1, "height": 1.0},
+            arguments={"T_mult": 1, "eta_min": 0.0},
+            version="torch 2.13.0",
+        ),
+        "keras": Preset(
+            equals="keras.optimizers.schedules.CosineDecayRestarts",
+            fields={"minimum": 0.0, "multiplier": 2.0, "height": 1.0},
+            arguments={"t_mul": 2.0, "m_mul": 1.0, "alpha": 0.0},
+            version="keras 3.15.1",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "start")

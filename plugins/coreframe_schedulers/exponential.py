@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from coreframe.component import Preset
 from coreframe.errors import ArgumentError
 from coreframe.scheduler import Progress, Scheduler, check_number, check_steps, steps_of
 
@@ -54,6 +57,29 @@ class Exponential(Scheduler):
     decay: float | None = None
     every: float = 1
     steps: float | None = None
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.optim.lr_scheduler.ExponentialLR",
+            fields={"every": 1, "end": None},
+            version="torch 2.13.0",
+            note="decay is gamma.",
+        ),
+        "optax": Preset(
+            equals="optax.exponential_decay",
+            fields={"end": None},
+            arguments={"transition_begin": 0, "staircase": False, "end_value": None},
+            version="optax 0.2.8",
+            note="every is transition_steps, decay is decay_rate.",
+        ),
+        "keras": Preset(
+            equals="keras.optimizers.schedules.ExponentialDecay",
+            fields={"end": None},
+            arguments={"staircase": False},
+            version="keras 3.15.1",
+            note="every is decay_steps, decay is decay_rate.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "start", above=0)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from coreframe import checks
+from coreframe.component import Preset
 from coreframe.scheduler import (
     RISES,
     Progress,
@@ -52,6 +55,15 @@ class InverseSqrt(Scheduler):
     warmup_steps: float = 0.1
     timescale: float | None = None
     warmup_start: str = "nonzero"
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "transformers": Preset(
+            equals="transformers.get_inverse_sqrt_schedule",
+            fields={"timescale": None, "warmup_start": "zero"},
+            arguments={"timescale": None},
+            version="transformers 5.24.0",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "peak")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from coreframe.component import Preset
 from coreframe.errors import ArgumentError
 from coreframe.scheduler import (
     Progress,
@@ -56,6 +59,15 @@ class Linear(Scheduler):
     end: float
     steps: float | None = None
     every: float | None = None
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "transformers": Preset(
+            equals="transformers.get_linear_schedule_with_warmup",
+            fields={"end": 0.0},
+            version="transformers 5.24.0",
+            note="With num_warmup_steps=0, as its trainer has by default.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "start")

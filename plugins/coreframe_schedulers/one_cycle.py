@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from coreframe import checks
+from coreframe.component import Preset
 from coreframe.scheduler import (
     Progress,
     Scheduler,
@@ -57,6 +60,20 @@ class OneCycle(Scheduler):
     final_div_factor: float = 1e4
     anneal: str = "cosine"
     steps: float | None = None
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "optax": Preset(
+            equals="optax.cosine_onecycle_schedule",
+            fields={
+                "warmup_steps": 0.3,
+                "div_factor": 25.0,
+                "final_div_factor": 10000.0,
+                "anneal": "cosine",
+            },
+            arguments={"pct_start": 0.3, "div_factor": 25.0, "final_div_factor": 10000.0},
+            version="optax 0.2.8",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "peak")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from coreframe.component import Preset
 from coreframe.scheduler import Progress, Scheduler, check_number, check_steps, steps_of
 
 
@@ -40,6 +43,28 @@ class Polynomial(Scheduler):
     end: float = 0.0
     power: float = 1.0
     steps: float | None = None
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.optim.lr_scheduler.PolynomialLR",
+            fields={"end": 0.0, "power": 1.0, "steps": 5},
+            arguments={"total_iters": 5, "power": 1.0},
+            version="torch 2.13.0",
+        ),
+        "transformers": Preset(
+            equals="transformers.get_polynomial_decay_schedule_with_warmup",
+            fields={"end": 1e-07, "power": 1.0},
+            arguments={"lr_end": 1e-07, "power": 1.0},
+            version="transformers 5.24.0",
+            note="With num_warmup_steps=0.",
+        ),
+        "keras": Preset(
+            equals="keras.optimizers.schedules.PolynomialDecay",
+            fields={"end": 0.0001, "power": 1.0},
+            arguments={"end_learning_rate": 0.0001, "power": 1.0, "cycle": False},
+            version="keras 3.15.1",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "start")

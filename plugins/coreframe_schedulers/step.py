@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from coreframe.component import Preset
 from coreframe.scheduler import Progress, Scheduler, check_number, check_steps, steps_of
 
 
@@ -41,6 +44,15 @@ class Step(Scheduler):
     every: float
     decay: float = 0.1
     minimum: float = 0.0
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "torch": Preset(
+            equals="torch.optim.lr_scheduler.StepLR",
+            fields={"decay": 0.1, "minimum": 0.0},
+            arguments={"gamma": 0.1},
+            version="torch 2.13.0",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "start", above=0)

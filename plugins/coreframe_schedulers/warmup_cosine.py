@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from coreframe import checks
+from coreframe.component import Preset
 from coreframe.scheduler import (
     RISES,
     Progress,
@@ -62,6 +65,28 @@ class WarmupCosine(Scheduler):
     warmup_start: str = "nonzero"
     start: float = 0.0
     steps: float | None = None
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "transformers": Preset(
+            equals="transformers.get_cosine_schedule_with_warmup",
+            fields={"minimum": 0.0, "warmup_start": "zero", "start": 0.0},
+            arguments={"num_cycles": 0.5},
+            version="transformers 5.24.0",
+            note="Up to its last step, behind which transformers' rises again.",
+        ),
+        "optax": Preset(
+            equals="optax.warmup_cosine_decay_schedule",
+            fields={"minimum": 0.0, "warmup_start": "zero"},
+            arguments={"end_value": 0.0, "exponent": 1.0},
+            version="optax 0.2.8",
+        ),
+        "open_clip": Preset(
+            equals="open_clip_train.scheduler.cosine_lr",
+            fields={"warmup_steps": 10000, "minimum": 0.0, "warmup_start": "nonzero", "start": 0.0},
+            version="open_clip_torch 3.3.0",
+            note="With the warm-up of its command line, for long runs.",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "peak")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from coreframe import checks
+from coreframe.component import Preset
 from coreframe.scheduler import (
     LEFT,
     RISES,
@@ -68,6 +71,25 @@ class WarmupStableDecay(Scheduler):
     warmup_start: str = "nonzero"
     start: float = 0.0
     steps: float | None = None
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            equals="Haegele et al. 2024, arXiv 2405.18392, section 3",
+            fields={"decay_steps": 0.2, "decay": "sqrt", "minimum": 0.0},
+            note="The fall 1 - sqrt, over the last fifth of the run.",
+        ),
+        "transformers": Preset(
+            equals="transformers.get_wsd_schedule",
+            fields={"minimum": 0.0, "decay": "cosine", "warmup_start": "zero", "start": 0.0},
+            arguments={
+                "warmup_type": "linear",
+                "decay_type": "cosine",
+                "min_lr_ratio": 0,
+                "num_cycles": 0.5,
+            },
+            version="transformers 5.24.0",
+        ),
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "peak")
