@@ -106,6 +106,7 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
         part.mkdir()
         for name, data in contents.items():
             where = path / name
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
             write_synced(part / name, data)
         where = path
         sync_folder(part)

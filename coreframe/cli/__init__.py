@@ -25,6 +25,7 @@ from coreframe.cli import (
     logs,
     look,
     mine,
+    new_plugin,
     plugins,
     report,
     signals,
@@ -119,5 +120,6 @@ for command in (
     plugins.plugins,
     look.backends,
     check.check,
+    new_plugin.new_plugin,
 ):
     main.add_command(command)
