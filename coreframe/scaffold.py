@@ -103,7 +103,12 @@ class NewPlugin:
         person = {"name": holder} | ({"email": mail} if mail else {})
         table = ", ".join(f"{key} = {_toml(value)}" for key, value in person.items())
         licensed = self.license != "none"
+        imports = sorted(
+            f"from {self.package}.{module} import {_class_name(module)}"
+            for module in (self.loss, self.miner)
+        )
         return {
+            "imports": "\n".join(imports),
             "name": self.name,
             "package": self.package,
             "loss": self.loss,
