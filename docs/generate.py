@@ -24,6 +24,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import presets_page
+
 import coreframe
 from coreframe import registry
 from coreframe.testing.docstrings import (
@@ -102,7 +104,9 @@ CORE = {
 }
 """Parts of the core that have a page, in the order of the index: name, and what it is about."""
 
-OTHERS: dict[str, Callable[[], str]] = {}
+OTHERS: dict[str, Callable[[], str]] = {
+    "presets.md": presets_page.page,
+}
 """Other pages that are made, by path below docs/: a function that returns the text."""
 
 START = """\
@@ -388,7 +392,9 @@ def generate() -> tuple[dict[Path, str], list[str]]:
 def stale(pages: dict[Path, str]) -> list[Path]:
     """Return the pages whose files differ, are missing, or are there without a component."""
     there = {p.relative_to(FOLDER) for p in FOLDER.rglob("*.md")}
-    changed = {p for p in pages if p not in there or (FOLDER / p).read_text("utf-8") != pages[p]}
+    changed = {
+        p for p in pages if not (FOLDER / p).exists() or (FOLDER / p).read_text("utf-8") != pages[p]
+    }
     return sorted(changed | there - {c.path for c in components()} - set(pages))
 
 
