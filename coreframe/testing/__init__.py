@@ -3,15 +3,39 @@
     coreframe check soft_margin                         on the command line
     print(report(check_loss(SoftMargin(scale=5.0))))    in Python
     assert all(check_loss(SoftMargin()))                in a test of any framework
+    test_soft_margin = suite(SoftMargin(scale=5.0))     in pytest: a test for each promise
+    print(report(check_plugin("soft-margin-plugin")))   a whole plugin
     print(report(check_kernels("numpy")))               a backend's kernels against the references
 
 It needs no test framework itself. Nothing else in coreframe imports it, but the command line.
 """
 
+from typing import Any
+
+from coreframe.testing.backends import check_backend
 from coreframe.testing.checks import Check, report
 from coreframe.testing.kernels import check_kernels
 from coreframe.testing.losses import check_loss
 from coreframe.testing.miners import check_miner
-from coreframe.testing.target import check
+from coreframe.testing.target import check, check_plugin, promises
 
-__all__ = ["Check", "check", "check_kernels", "check_loss", "check_miner", "report"]
+__all__ = [
+    "Check",
+    "check",
+    "check_backend",
+    "check_kernels",
+    "check_loss",
+    "check_miner",
+    "check_plugin",
+    "promises",
+    "report",
+    "suite",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "suite":  # which needs pytest
+        from coreframe.testing.fixtures import suite
+
+        return suite
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
