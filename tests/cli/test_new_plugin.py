@@ -1,4 +1,4 @@
-"""``coreframe new-plugin``: what it writes installs, keeps its promises and clashes with nothing."""
+"""``coreframe new-plugin``: what it writes installs, keeps promises and clashes with nothing."""
 
 from __future__ import annotations
 
