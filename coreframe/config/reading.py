@@ -34,7 +34,7 @@ from coreframe.config.annotations import (
 )
 from coreframe.config.settings import DEFAULT, RunConfig
 from coreframe.config.writing import plain_values
-from coreframe.errors import AmbiguousName, ConfigError, UnknownName, nearest
+from coreframe.errors import AmbiguousName, ConfigError, UnknownName, nearest, with_notes
 from coreframe.loss import Loss
 from coreframe.optimizer import Optimizer, Rule
 from coreframe.registry import BUILT_IN, registry
@@ -124,7 +124,7 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
             )
             continue
         try:
-            _assign(result, keys, _toml_value(text.strip()))
+            _assign(result, keys, toml_value(text.strip()))
         except LookupError as error:
             problems.append(f"{path.strip()}: {error.args[0]}")
     if problems:
@@ -154,7 +154,8 @@ def _ours(value: Any) -> Any:
     }
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
+    """Return the value that a text is in TOML; what is no TOML is the text itself."""
     try:
         table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -267,17 +268,19 @@ class _Reader:
             came = f"got {show(name)}" if key in raw else "it is missing"
             return self.problem(f"{path}.{key} must be one of {known}; {came}")
         try:
-            cls = registry().find(kind, name).load()
+            entry = registry().find(kind, name)
+            cls = entry.load()
         except (UnknownName, AmbiguousName) as error:
             return self.problem(f"{path}.{key}: {error}")
         except Exception as error:
             return self.problem(
-                f"{path}.{key}: {name!r} cannot be loaded: {type(error).__name__}: {error}"
+                f"{path}.{key}: {name!r} cannot be loaded: "
+                f"{type(error).__name__}: {with_notes(error)}"
             )
         if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
             is_interface = interface_of(base) is base
             wanted = f"dataclass of the kind {kind}" if is_interface else base.__name__
-            return self.problem(f"{path}.{key}: {name!r} is no {wanted}")
+            return self.problem(f"{path}.{key}: {name!r}{entry.origin} is no {wanted}")
         fields = {k: x for k, x in raw.items() if k not in (key, besides)}
         if "preset" in fields and "preset" not in configurable(cls):
             return self.with_preset(cls, fields, path, name)
