@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,19 @@ from coreframe.relation import Aligned, Listed, Relation, SameLabel, masked
 Place = Callable[[Any], Array]
 """Brings a NumPy array to a library and device."""
 
+FAR, NEAR = 1e15, 1e-15
+WIDTH = 5
+
+
+# Libraries and devices ----------------------------------------------------------------------
+
 
 def on_numpy(x: Any) -> Array:
+    """Return a NumPy copy."""
+    return np.array(x)
+
+
+def read_only(x: Any) -> Array:
     """Return a NumPy copy that refuses to be written to."""
     copy = np.array(x)
     copy.flags.writeable = False
@@ -32,8 +44,6 @@ def libraries() -> dict[str, Place]:
         import array_api_strict as strict
 
         found["array-api-strict"] = strict.asarray
-        second = strict.Device("device1")
-        found["array-api-strict on its second device"] = lambda x: strict.asarray(x, device=second)
     for entry in registry().entries("backends"):
         if entry.name not in found:
             backend = entry.load()("")
@@ -42,25 +52,121 @@ def libraries() -> dict[str, Place]:
     return found
 
 
+def devices() -> dict[str, tuple[str, Place]]:
+    """Return the devices here that no library uses by default: the library of each, and how.
+
+    The strict library's second one computes on the host, and refuses to mix with the first as a
+    GPU does.
+    """
+    found: dict[str, tuple[str, Place]] = {}
+    if importlib.util.find_spec("array_api_strict"):
+        import array_api_strict as strict
+
+        second = strict.Device("device1")
+        found["the second device of array-api-strict"] = (
+            "array-api-strict",
+            lambda x: strict.asarray(x, device=second),
+        )
+    for entry in registry().entries("backends"):
+        if entry.name == "torch":
+            backend = entry.load()("cuda")
+            if backend.missing() is None:
+                found["torch:cuda"] = ("torch", backend.asarray)
+    return found
+
+
+def traced(library: str, function: Callable[[Any], Any], given: Any) -> Any:
+    """Call a function of a tree of arrays; on JAX compiled as a whole, which is much faster.
+
+    What cannot be traced, because it looks at values, is called as it is.
+    """
+    if library == "jax":
+        import jax
+
+        with contextlib.suppress(Exception):
+            return jax.jit(function)(given)
+    return function(given)
+
+
+# Batches ------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Case:
-    """A batch that can be made again on any library, in any dtype, with other numbers."""
+    """A batch that can be made again on any library, in any dtype, with other numbers.
+
+    Its relation is given by labels, by lists of positives and of negatives, or by masks of both;
+    with none of these, row i goes with row i.
+    """
 
     name: str
     floats: Mapping[str, Any]  # Batch fields by name: embeddings, weights, scores
-    relation: Callable[[Place], Relation]
-    labels: Any = field(default=None)
+    labels: Any = None
+    listed: tuple[Any, Any] | None = None
+    masks: tuple[Any, Any] | None = None
 
-    def batch(self, place: Place = on_numpy, dtype: Any = np.float64, **changed: Any) -> Batch:
-        """Return the batch; ``changed`` gives other floats by field."""
-        arrays = {k: place(np.asarray(x, dtype)) for k, x in {**self.floats, **changed}.items()}
+    @property
+    def rows(self) -> int:
+        return len(self.floats["anchors"])
+
+    @property
+    def columns(self) -> int:
+        return len(self.floats.get("references", self.floats["anchors"]))
+
+    def relation(self, place: Place) -> Relation:
+        if self.labels is not None:
+            return SameLabel(place(self.labels))
+        if self.listed is not None:
+            return Listed(place(self.listed[0]), place(self.listed[1]), self.columns)
+        if self.masks is not None:
+            return masked(place(self.masks[0]), place(self.masks[1]))
+        return Aligned(self.rows, self.columns)
+
+    def arrays(self, place: Place, dtype: Any = np.float64, **changed: Any) -> dict[str, Array]:
+        """Return the floats on a library; ``changed`` gives others by field."""
+        return {k: place(np.asarray(x, dtype)) for k, x in {**self.floats, **changed}.items()}
+
+    def of(self, arrays: Mapping[str, Array], place: Place) -> Batch:
+        """Return the batch of these arrays."""
         labels = None if self.labels is None else place(self.labels)
         return Batch(**arrays, relation=self.relation(place), labels=labels)
+
+    def batch(self, place: Place = on_numpy, dtype: Any = np.float64, **changed: Any) -> Batch:
+        return self.of(self.arrays(place, dtype, **changed), place)
 
     @property
     def embeddings(self) -> list[str]:
         """The Batch fields that gradients are taken of."""
         return [name for name in ("anchors", "references", "negatives") if name in self.floats]
+
+    def head(self, rows: int) -> Case:
+        """Return the first rows of a case whose rows belong together by their number."""
+        return replace(
+            self,
+            floats={name: x[:rows] for name, x in self.floats.items()},
+            labels=None if self.labels is None else self.labels[:rows],
+        )
+
+    def permuted(self) -> tuple[Case, dict[str, Any]]:
+        """Return the same batch in another order, and where each row comes from, by field."""
+        rng = np.random.default_rng(20)
+        rows = rng.permutation(self.rows)
+        columns = rows
+        if "references" in self.floats:
+            columns = rng.permutation(self.columns)
+            if self.listed is None and self.masks is None:  # row i stays with row i
+                behind = rng.permutation(np.arange(self.rows, self.columns))
+                columns = np.concatenate([rows, behind])
+        order = {name: columns if name == "references" else rows for name in self.floats}
+        back = np.append(np.argsort(columns), -1)  # -1 stays -1
+        moved = replace(
+            self,
+            floats={name: x[order[name]] for name, x in self.floats.items()},
+            labels=None if self.labels is None else self.labels[rows],
+            listed=self.listed and tuple(back[x[rows]].astype(x.dtype) for x in self.listed),
+            masks=self.masks and tuple(x[rows][:, columns] for x in self.masks),
+        )
+        return moved, {**order, "rows": rows, "columns": columns}
 
 
 def ordinary_cases() -> list[Case]:
@@ -69,103 +175,104 @@ def ordinary_cases() -> list[Case]:
     Shapes are alike as far as possible, since JAX compiles each anew.
     """
     rng = np.random.default_rng(7)
-    d = 5
 
     def normal(*shape: int) -> Any:
         return rng.standard_normal(shape)
 
     labels = np.asarray([0, 0, 1, 1, 1, 2], np.int32)  # the last has no positive
-    near = normal(6, d)
+    near = normal(6, WIDTH)
     listed = np.asarray([[3], [8], [11], [2], [30], [-1]], np.int32)
     against = np.asarray([[1, 5], [9, -1], [12, 13], [2, 4], [31, 6], [7, 8]], np.int32)
     positive = np.zeros((6, 6), np.bool_)
     positive[[0, 0, 1, 2, 4], [0, 3, 1, 2, 5]] = True  # rows 3 and 5 have no positive
     negative = ~positive & (rng.random((6, 6)) < 0.7)
     negative[1] = False  # and row 1 has no negative
+    pairs = {"anchors": near, "references": near + 0.5 * normal(6, WIDTH), "scores": rng.random(6)}
+    more = {
+        "anchors": normal(6, WIDTH),
+        "references": normal(9, WIDTH),
+        "negatives": normal(6, 2, WIDTH),
+        "weights": rng.random(6) + 0.2,
+    }
+    wide = {"anchors": normal(6, WIDTH), "references": normal(40, WIDTH)}
+    square = {"anchors": normal(6, WIDTH), "references": normal(6, WIDTH)}
     return [
-        Case(
-            "pairs",
-            {
-                "anchors": near,
-                "references": near + 0.5 * normal(6, d),
-                "scores": rng.random(6),
-            },
-            lambda place: Aligned(6, 6),
-        ),
-        Case(
-            "pairs with weights and negatives",
-            {
-                "anchors": normal(6, d),
-                "references": normal(9, d),
-                "negatives": normal(6, 2, d),
-                "weights": rng.random(6) + 0.2,
-            },
-            lambda place: Aligned(6, 9),
-        ),
-        Case("labels", {"anchors": normal(6, d)}, lambda place: SameLabel(place(labels)), labels),
-        Case(
-            "listed partners",
-            {"anchors": normal(6, d), "references": normal(40, d)},
-            lambda place: Listed(place(listed), place(against), 40),
-        ),
-        Case(
-            "masks",
-            {"anchors": normal(6, d), "references": normal(6, d)},
-            lambda place: masked(place(positive), place(negative)),
-        ),
+        Case("pairs", pairs),
+        Case("pairs with weights and negatives", more),
+        Case("labels", {"anchors": normal(6, WIDTH)}, labels=labels),
+        Case("listed partners", wide, listed=(listed, against)),
+        Case("masks", square, masks=(positive, negative)),
     ]
+
+
+def _edge_pairs(name: str, anchors: Any, references: Any, **more: Any) -> Case:
+    scores = np.ones(len(anchors))
+    return Case(name, {"anchors": anchors, "references": references, "scores": scores, **more})
+
+
+def _edge_classes(name: str, embeddings: Any, *labels: int) -> Case:
+    return Case(name, {"anchors": embeddings}, labels=np.asarray(labels, np.int32))
 
 
 def edge_cases() -> list[Case]:
     """Return the batches on which formulas divide by zero."""
+    return [case for cases in edges().values() for case in cases]
+
+
+def edges() -> dict[str, list[Case]]:
+    """Return them by the promise that they are of."""
     rng = np.random.default_rng(8)
-    x, y = rng.standard_normal((4, 5)), rng.standard_normal((4, 5))
+    x, y = rng.standard_normal((4, WIDTH)), rng.standard_normal((4, WIDTH))
+    unit = np.eye(4, WIDTH)
+    return {
+        "one_row": [
+            _edge_pairs("one row", x[:1], y[:1]),
+            _edge_classes("one row of a class", x[:1], 0),
+        ],
+        "duplicates": [
+            _edge_pairs("all rows alike", x[[0, 0, 0, 0]], x[[0, 0, 0, 0]]),
+            _edge_pairs("anchors equal to their references", x, x),
+            _edge_classes("every row twice", x[[0, 0, 1, 1]], 0, 0, 1, 1),
+            _edge_classes("every row twice, in other classes", x[[0, 0, 1, 1]], 0, 1, 0, 1),
+        ],
+        "ties": [
+            _edge_pairs("similarities of 0 and 1", unit, unit),
+            _edge_pairs("all similarities alike", unit[[0, 0, 0, 0]], unit[[1, 1, 1, 1]]),
+            _edge_classes("classes of equal rows", unit[[0, 0, 1, 1]], 0, 0, 1, 1),
+        ],
+        "zero_vectors": [
+            _edge_pairs("zero vectors", 0 * x, np.concatenate([0 * y[:2], y[2:]])),
+            _edge_classes("zero vectors of two classes", 0 * x, 0, 0, 1, 1),
+        ],
+        "magnitudes": [
+            _edge_pairs("long vectors", FAR * x, FAR * y),
+            _edge_pairs("short vectors", NEAR * x, NEAR * y),
+        ],
+        "no_positives": [
+            _edge_classes("no row has a positive", x, 0, 1, 2, 3),
+            _edge_classes("one row has no positive", x, 0, 0, 1, 0),
+        ],
+        "no_negatives": [_edge_classes("no row has a negative", x, 0, 0, 0, 0)],
+        "zero_weights": [_edge_pairs("all weights zero", x, y, weights=np.zeros(4))],
+    }
 
-    def pairs(name: str, anchors: Any, references: Any) -> Case:
-        n = len(anchors)
-        floats = {"anchors": anchors, "references": references, "scores": np.ones(n)}
-        return Case(name, floats, lambda place: Aligned(n, n))
 
-    def classes(name: str, embeddings: Any, *labels: int) -> Case:
-        codes = np.asarray(labels, np.int32)
-        return Case(name, {"anchors": embeddings}, lambda place: SameLabel(place(codes)), codes)
-
-    return [
-        pairs("one row", x[:1], y[:1]),
-        pairs("all rows alike", x[[0, 0, 0, 0]], x[[0, 0, 0, 0]]),
-        pairs("anchors equal to their references", x, x),
-        pairs("zero vectors", 0 * x, np.concatenate([0 * y[:2], y[2:]])),
-        pairs("long vectors", 1e15 * x, 1e15 * y),
-        pairs("short vectors", 1e-15 * x, 1e-15 * y),
-        classes("one row of a class", x[:1], 0),
-        classes("no row has a positive", x, 0, 1, 2, 3),
-        classes("no row has a negative", x, 0, 0, 0, 0),
-        classes("zero vectors of two classes", 0 * x, 0, 0, 1, 1),
-        Case(
-            "all weights zero",
-            {"anchors": x, "references": y, "weights": np.zeros(4)},
-            lambda place: Aligned(4, 4),
-        ),
-    ]
-
-
-def tall_case(rows: int = 40) -> Case:
+def tall_case(rows: int = 40, width: int = WIDTH) -> Case:
     """Return a batch of so many rows that a small memory budget cuts it into several blocks."""
     rng = np.random.default_rng(9)
-    x = rng.standard_normal((rows, 5))
-    labels = (np.arange(rows) % 7).astype(np.int32)
-    return Case("many rows", {"anchors": x}, lambda place: SameLabel(place(labels)), labels)
+    x = rng.standard_normal((rows, width))
+    return Case("many rows", {"anchors": x}, labels=(np.arange(rows) % 7).astype(np.int32))
 
 
-def tall_pairs(rows: int = 40) -> Case:
+def tall_pairs(rows: int = 40, width: int = WIDTH) -> Case:
     """The same with two sides."""
     rng = np.random.default_rng(10)
-    floats = {
-        "anchors": rng.standard_normal((rows, 5)),
-        "references": rng.standard_normal((rows, 5)),
-        "scores": rng.random(rows),
-    }
-    return Case("many pairs", floats, lambda place: Aligned(rows, rows))
+    anchors, references = rng.standard_normal((2, rows, width))
+    floats = {"anchors": anchors, "references": references, "scores": rng.random(rows)}
+    return Case("many pairs", floats)
+
+
+# Rows of similarities -----------------------------------------------------------------------
 
 
 def rows_of_similarities(similarity: str) -> tuple[Any, Any, Any]:

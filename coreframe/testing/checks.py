@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import re
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from coreframe.errors import CoreframeError
+from coreframe.testing.process import restored
 
 MOST_PROBLEMS = 3  # shown for one promise; the first is nearly always enough
+NOT_CHECKED = "not checked: "
 ARRAY_LIBRARIES = {"array_api_compat", "array_api_strict", "cupy", "jax", "numpy", "torch"}
 
 
@@ -32,9 +35,15 @@ class Check:
     promise: str
     ok: bool
     detail: str = ""
+    seconds: float = 0.0
 
     def __bool__(self) -> bool:
         return self.ok
+
+    @property
+    def checked(self) -> bool:
+        """Whether there was something to find out: ``detail`` says why not."""
+        return not (self.ok and self.detail.startswith(NOT_CHECKED))
 
     def __str__(self) -> str:
         lines = [f"{'ok  ' if self.ok else 'FAIL'}  {self.name}: {self.promise}"]
@@ -43,13 +52,23 @@ class Check:
 
 def report(checks: Sequence[Check]) -> str:
     """Return the outcomes as plain text, one promise a line, with what to do where it is broken."""
+    return "\n".join([*(str(check) for check in checks), summary(checks)])
+
+
+def summary(checks: Sequence[Check]) -> str:
+    """Return how many promises are kept and broken, and how many could not be checked."""
     broken = sum(not check.ok for check in checks)
-    lines = [str(check) for check in checks]
-    return "\n".join([*lines, f"{len(checks) - broken} promises kept, {broken} broken"])
+    skipped = sum(not check.checked for check in checks)
+    kept = f"{len(checks) - broken - skipped} promises kept, {broken} broken"
+    return kept + (f", {skipped} not checked" if skipped else "")
 
 
 class NotApplicable(CoreframeError):
     """Raised by a promise that says nothing about this component; the text is the reason."""
+
+
+class Remark(str):
+    """A sentence of a promise about what is allowed, and worth knowing: it breaks nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,33 +78,47 @@ class Promise:
     sentence: str
     fix: str
     problems: Callable[[Any], Iterator[str]]
+    needs: tuple[str, ...] = ()
+    """Promises without which this one means nothing: what breaks them would break it too."""
+
+    @property
+    def name(self) -> str:
+        return self.problems.__name__
 
     def check(self, subject: Any) -> Check:
         """Run it on one component. An exception is a problem like any other.
 
-        Warnings are one promise's matter, and silent in all others.
+        Warnings are one promise's matter, and silent in all others. What the component changes
+        in the process is undone.
         """
+        start = time.perf_counter()
         found: list[str] = []
         remark = ""
         try:
-            with warnings.catch_warnings():
+            with restored(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found.extend(itertools.islice(self.problems(subject), MOST_PROBLEMS))
         except NotApplicable as reason:
-            remark = f"not checked: {reason}"
-        except Exception as error:
+            remark = f"{NOT_CHECKED}{reason}"
+        except (Exception, SystemExit) as error:
             found.append(explain(error))
-        detail = "\n".join([*found, f"To fix: {self.fix}"]) if found else remark
-        return Check(self.problems.__name__, self.sentence, not found, detail)
+        wrong = [sentence for sentence in found if not isinstance(sentence, Remark)]
+        found += [f"To fix: {self.fix}"] if wrong else [remark] if remark else []
+        seconds = round(time.perf_counter() - start, 3)
+        return Check(self.name, self.sentence, not wrong, "\n".join(found), seconds)
+
+    def left_out(self, broken: str) -> Check:
+        """Return the outcome where a promise that this one needs is broken."""
+        return Check(self.name, self.sentence, True, f"{NOT_CHECKED}mend {broken} first")
 
 
 def promise(
-    into: list[Promise], sentence: str, *, fix: str
+    into: list[Promise], sentence: str, *, fix: str, needs: tuple[str, ...] = ()
 ) -> Callable[[Callable[[Any], Iterator[str]]], Callable[[Any], Iterator[str]]]:
     """Add a function to a list of promises."""
 
     def added(problems: Callable[[Any], Iterator[str]]) -> Callable[[Any], Iterator[str]]:
-        into.append(Promise(sentence, fix, problems))
+        into.append(Promise(sentence, fix, problems, needs))
         return problems
 
     return added

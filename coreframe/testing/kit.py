@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from coreframe.testing.checks import Check, Promise
+from coreframe.testing.process import Footprint, footprint
+from coreframe.testing.remembered import Remembered
 
 
 class Subject(ABC):
@@ -18,6 +21,13 @@ class Subject(ABC):
 
     def __init__(self, component: Any) -> None:
         self.component = component
+        self.remembered = Remembered(component)
+        """What the component and its module held before it was used."""
+
+    @cached_property
+    def footprint(self) -> Footprint:
+        """What one use leaves behind in the process."""
+        return footprint(lambda: self.exercise(self.component))
 
     @abstractmethod
     def exercise(self, component: Any, variant: int = 0) -> Mapping[str, Any]:
@@ -39,6 +49,13 @@ class Kit:
     promises: Sequence[Promise]
 
     def check(self, component: Any) -> list[Check]:
-        """Check all promises. A promise that fails stops no other."""
+        """Check all promises, in order. One that fails stops those that need it, and no other."""
         subject = self.subject(component)
-        return [promise.check(subject) for promise in self.promises]
+        checks: list[Check] = []
+        broken: dict[str, str] = {}  # by name of the promise: what is to be mended first
+        for promise in self.promises:
+            cause = next((broken[name] for name in promise.needs if name in broken), None)
+            checks.append(promise.left_out(cause) if cause else promise.check(subject))
+            if cause or not checks[-1]:
+                broken[promise.name] = cause or promise.name
+        return checks

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import itertools
 from collections.abc import Iterator
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from coreframe.backend import device_of, library_of, namespace, to_numpy
-from coreframe.batch import Batch
+from coreframe.backend import device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError
-from coreframe.miner import Miner
-from coreframe.random import stream
-from coreframe.relation import Relation
-from coreframe.testing import arrays, checks, kit
-from coreframe.testing.arrays import Case, Place, on_numpy
-from coreframe.testing.checks import Check, NotApplicable, Promise, explain
-from coreframe.testing.shared import SHARED, global_random_state
+from coreframe.miner import Miner, RankingMiner
+from coreframe.testing import arrays, kit, miner_manners
+from coreframe.testing.arrays import Case
+from coreframe.testing.checks import Check, NotApplicable, Promise, promise
+from coreframe.testing.miner_subject import PAIRS, Subject, invented, whole
+from coreframe.testing.shared import SHARED
 
-PROMISES: list[Promise] = [*SHARED]
-
-KINDS = ("positives", "negatives")
+PROMISES: list[Promise] = []
 
 
 def check_miner(miner: Miner) -> list[Check]:
@@ -35,143 +26,67 @@ def check_miner(miner: Miner) -> list[Check]:
     return KIT.check(miner)
 
 
-class Subject(kit.Subject):
-    """A miner, and what it is checked on."""
-
-    base = Miner
-
-    @property
-    def miner(self) -> Miner:
-        found: Miner = self.component
-        return found
-
-    def exercise(self, component: Any, variant: int = 0) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for case in self.cases:
-            moved = {name: np.flip(case.floats[name], 0) for name in case.embeddings * variant}
-            batch = case.batch(**moved)
-            masks = whole(self.mine(batch, miner=component, seed=variant), batch)
-            found |= {f"{case.name}: {name}": x for name, x in zip(KINDS, masks, strict=True)}
-        return found
-
-    @cached_property
-    def places(self) -> dict[str, Place]:
-        return arrays.libraries()
-
-    @cached_property
-    def cases(self) -> list[Case]:
-        return self.usable([*arrays.ordinary_cases(), arrays.tall_case(), arrays.tall_pairs()])
-
-    @cached_property
-    def placed(self) -> list[tuple[Case, str, Place]]:
-        """The cases on each library where they run; ``libraries`` explains where they do not."""
-        found = []
-        for case, (library, place) in itertools.product(self.cases, self.places.items()):
-            with contextlib.suppress(Exception):
-                self.masks(case, place)
-                found.append((case, library, place))
-        return found
-
-    def usable(self, cases: list[Case]) -> list[Case]:
-        """Return the cases that the miner does not refuse."""
-        found = []
-        for case in cases:
-            try:
-                self.mine(case.batch())
-            except ArgumentError:
-                continue
-            except Exception:
-                pass  # which a promise will find and explain
-            found.append(case)
-        return found
-
-    def mine(self, batch: Batch, *, miner: Miner | None = None, seed: int = 0) -> Relation:
-        return (miner or self.miner).mine(batch, rng=stream(seed, "check"))
-
-    def masks(
-        self, case: Case, place: Place = on_numpy, dtype: Any = np.float32, seed: int = 0
-    ) -> tuple[Any, Any]:
-        """Mine a case and return the whole masks, positive and negative, in NumPy."""
-        batch = case.batch(place, dtype)
-        return whole(self.mine(batch, seed=seed), batch)
-
-
-def whole(relation: Relation, batch: Batch, step: int | None = None) -> tuple[Any, Any]:
-    """Ask a relation for all its pairs, in tiles of ``step`` rows and columns."""
-    xp, device = namespace(anchors=batch.anchors), device_of(batch.anchors)
-    n, m = relation.rows, relation.columns
-    masks = np.zeros((2, n, m), np.bool_)
-    for top in range(0, n, step or n):
-        for left in range(0, m, step or m):
-            rows = slice(top, min(n, top + (step or n)))
-            cols = slice(left, min(m, left + (step or m)))
-            for mask, tile in zip(masks, relation.tile(rows, cols, xp, device), strict=True):
-                mask[rows, cols] = to_numpy(tile)
-    if batch.references is None:  # the engine leaves self pairs out
-        masks &= ~np.eye(n, dtype=np.bool_)
-    return masks[0], masks[1]
-
-
-# Form ---------------------------------------------------------------------------------------
-
-
-@checks.promise(
+@promise(
     PROMISES,
     "It accepts at least one kind of batch.",
     fix="Raise ArgumentError only for batches that have no meaning for the miner.",
+    needs=("usable",),
 )
 def accepts(subject: Subject) -> Iterator[str]:
     if not subject.cases:
         yield "every batch is refused by an ArgumentError"
-    for case in subject.cases:
-        subject.masks(case)
 
 
-# The result ---------------------------------------------------------------------------------
+# The relation -------------------------------------------------------------------------------
 
 
-@checks.promise(
+@promise(
     PROMISES,
     "The result is a part of the batch's relation: pairs are dropped, none is invented.",
     fix="Choose only where the masks that similarity_rows yields are true; "
     "coreframe.miner.with_negatives(batch, columns) keeps the positives and the rest out.",
+    needs=("usable", "accepts"),
 )
 def part_of_the_relation(subject: Subject) -> Iterator[str]:
-    for case in [*subject.cases, *subject.usable(arrays.edge_cases())]:
+    for case in subject.cases:
         batch = case.batch()
-        mined = subject.mine(batch)
-        if (mined.rows, mined.columns) != (batch.relation.rows, batch.relation.columns):
-            yield (
-                f"{case.name}: the result is for {mined.rows} x {mined.columns}, the batch has "
-                f"{batch.relation.rows} x {batch.relation.columns}"
-            )
-            continue
-        pairs = zip(whole(mined, batch), whole(batch.relation, batch), strict=True)
-        for kind, (after, before) in zip(("positive", "negative"), pairs, strict=True):
-            if invented := np.argwhere(after & ~before).tolist():
-                row, column = invented[0]
-                yield f"{case.name}: ({row}, {column}) is a {kind} of the result, not of the batch"
+        yield from invented(case, subject.mine(batch), batch)
 
 
-@checks.promise(
+@promise(
     PROMISES,
-    "The relation says the same whole, in tiles of any size, and as a list.",
-    fix="tile(rows, cols) must honour both slices; listed() must name the pairs that tile() has.",
+    "The relation says the same whole and in tiles of any size.",
+    fix="tile(rows, cols) must honour both slices: what it returns has as many columns as cols.",
+    needs=PAIRS,
 )
-def consistent(subject: Subject) -> Iterator[str]:
+def tiles(subject: Subject) -> Iterator[str]:
     for case in subject.cases:
         batch = case.batch()
         mined = subject.mine(batch)
-        masks = whole(mined, batch)
-        for mask, tiled in zip(masks, whole(mined, batch, step=3), strict=True):
-            if not np.array_equal(mask, tiled):
-                yield f"{case.name}: tiles of 3 x 3 say something else than the whole"
+        for step in (1, 3):
+            for mask, tiled in zip(whole(mined, batch), whole(mined, batch, step), strict=True):
+                if not np.array_equal(mask, tiled):
+                    yield f"{case.name}: tiles of {step} x {step} say something else than the whole"
+
+
+@promise(
+    PROMISES,
+    "What the relation lists is what its tiles say.",
+    fix="listed() must name the pairs that tile() has; coreframe.relation.Listed does both.",
+    needs=(*PAIRS, "tiles"),
+)
+def listed(subject: Subject) -> Iterator[str]:
+    some = False
+    for case in subject.cases:
+        batch = case.batch()
+        mined = subject.mine(batch)
         xp, device = namespace(anchors=batch.anchors), device_of(batch.anchors)
-        listed = mined.listed(slice(0, mined.rows), xp, device)
-        if listed is None:
+        found = mined.listed(slice(0, mined.rows), xp, device)
+        if found is None:
             continue
-        columns = to_numpy(listed[0])
-        for kind, mask, chosen in zip(("positive", "negative"), masks, listed[1:], strict=True):
+        some, columns = True, to_numpy(found[0])
+        masks = whole(mined, batch)
+        for kind, mask, chosen in zip(("positive", "negative"), masks, found[1:], strict=True):
             again = np.zeros_like(mask)
             row, place = np.nonzero(to_numpy(chosen))
             again[row, columns[row, place]] = True
@@ -179,47 +94,50 @@ def consistent(subject: Subject) -> Iterator[str]:
                 np.fill_diagonal(again, False)
             if not np.array_equal(mask, again):
                 yield f"{case.name}: listed() and tile() have other {kind} pairs"
+    if not some:
+        raise NotApplicable("its relations are not listed")
 
 
-@checks.promise(
+@promise(
+    PROMISES,
+    "The relation seen from the references is the same, transposed.",
+    fix="Return one of coreframe's relations, or write transpose() with rows and columns swapped.",
+    needs=(*PAIRS, "tiles"),
+)
+def transposed(subject: Subject) -> Iterator[str]:
+    for case in subject.cases:
+        batch = case.batch()
+        if batch.references is None:
+            continue
+        mined = subject.mine(batch)
+        other = mined.transpose()
+        if (other.rows, other.columns) != (mined.columns, mined.rows):
+            yield f"{case.name}: transpose() is for {other.rows} x {other.columns}"
+            continue
+        pairs = zip(whole(mined, batch), whole(other, batch), strict=True)
+        if any(not np.array_equal(mask, turned.T) for mask, turned in pairs):
+            yield f"{case.name}: transpose() has other pairs"
+
+
+@promise(
     PROMISES,
     "The same seed gives the same pairs.",
     fix="Draw from the rng that is given, in an order that depends on shapes alone; break ties "
     "by index, as coreframe.ops.top_k does.",
+    needs=(*PAIRS, "no_global_random"),
 )
 def deterministic(subject: Subject) -> Iterator[str]:
     for case in subject.cases:
-        before = global_random_state()
         first, second = subject.masks(case, seed=3), subject.masks(case, seed=3)
         if not np.array_equal(first, second):
             yield f"{case.name}: the second call with the same seed gives other pairs"
-        if global_random_state() != before:
-            yield f"{case.name}: a global random generator was used"
 
 
-@checks.promise(
-    PROMISES,
-    "All array libraries of this machine give the same pairs.",
-    fix="Use only functions of the array API standard, from xp = namespace(...); draw with "
-    "coreframe.random.hash_keys, or on the host from rng.",
-)
-def libraries(subject: Subject) -> Iterator[str]:
-    for case in subject.cases:
-        expected = subject.masks(case, seed=4)
-        for library, place in subject.places.items():
-            try:
-                got = subject.masks(case, place, seed=4)
-            except Exception as error:
-                yield f"{case.name}, {library}: {explain(error)}"
-                continue
-            if not np.array_equal(got, expected):
-                yield f"{case.name}, {library}: other pairs than on NumPy"
-
-
-@checks.promise(
+@promise(
     PROMISES,
     "Shapes depend on the shapes of the batch, not on its values.",
     fix="Fill up with -1 where there are fewer pairs than places, as with_negatives expects.",
+    needs=PAIRS,
 )
 def fixed_shapes(subject: Subject) -> Iterator[str]:
     rng = np.random.default_rng(16)
@@ -234,70 +152,108 @@ def fixed_shapes(subject: Subject) -> Iterator[str]:
             yield f"{case.name}: the number of listed columns varies with the values: {widths}"
 
 
-@checks.promise(
+@promise(
     PROMISES,
-    "More negatives may be asked for than there are, of a batch or of candidates.",
-    fix="Use min(k, columns) and -1 for the places that stay empty.",
+    "The order of the batch does not matter: a miner that draws none chooses the same pairs.",
+    fix="Score pairs by their similarity and the relation, never by the number of a row or column.",
+    needs=(*PAIRS, "deterministic"),
 )
-def more_than_there_are(subject: Subject) -> Iterator[str]:
-    names = [f.name for f in dataclasses.fields(subject.miner)]  # type: ignore[arg-type]
-    if "k" in names:
-        greedy = dataclasses.replace(subject.miner, k=1000)  # type: ignore[type-var]
-        for case in [*subject.cases, *subject.usable(arrays.edge_cases())]:
-            batch = case.batch()
-            whole(subject.mine(batch, miner=greedy), batch)
-    if type(subject.miner).choose is Miner.choose:
-        if "k" not in names:
-            raise NotApplicable("it has no field k, and does not choose among candidates")
-        return
-    rng = np.random.default_rng(17)
-    x, y, candidates = (rng.standard_normal((n, 5)) for n in (4, 4, 6))
-    candidates[0] = x[0]  # its anchor's own double, which must not be chosen
-    for library, place in subject.places.items():
-        a, p, c = (place(np.asarray(array, np.float32)) for array in (x, y, candidates))
-        columns = subject.miner.select(a, p, c, 9, rng=stream(5, "check"))
-        found = to_numpy(columns)
-        if found.shape != (4, 9):
-            yield f"select(..., k=9) of 6 candidates has shape {found.shape}, expected (4, 9)"
-        elif found.max(initial=-1) > 5 or found.min(initial=0) < -1:
-            yield "select returns an index that is neither a candidate nor -1"
-        elif 0 in found[0]:
-            yield "select chooses the anchor itself"
-        if library_of(columns) != library_of(a):
-            yield f"select returns an array of {library_of(columns)} for arrays of {library}"
-
-
-# Good manners -------------------------------------------------------------------------------
-
-
-@checks.promise(
-    PROMISES,
-    "Inputs are not written to; read-only arrays are accepted.",
-    fix="Write x = x + y in place of x += y, and xp.where in place of assignments to a mask.",
-)
-def inputs_are_kept(subject: Subject) -> Iterator[str]:
-    for case, library, place in subject.placed:
-        batch = case.batch(np.array if library == "numpy" else place)
-        before = {name: np.array(to_numpy(getattr(batch, name))) for name in case.floats}
-        subject.mine(batch)
-        for name, x in before.items():
-            if not np.array_equal(to_numpy(getattr(batch, name)), x):
-                yield f"{case.name}, {library}: {name} was changed"
+def order_of_the_batch(subject: Subject) -> Iterator[str]:
+    if subject.draws:
+        raise NotApplicable("it draws, and other places get other draws")
     for case in subject.cases:
-        subject.mine(case.batch())  # on read-only arrays
+        moved, order = case.permuted()
+        rows, columns = order["rows"], order["columns"]
+        here, there = subject.masks(case), subject.masks(moved)
+        for kind, mask, again in zip(("positives", "negatives"), here, there, strict=True):
+            if not np.array_equal(mask[rows][:, columns], again):
+                yield f"{case.name}: in another order other {kind} are chosen"
 
 
-@checks.promise(
+@promise(
     PROMISES,
-    "No warning is raised, edge cases included.",
-    fix="Guard the operation before it happens, not its result.",
+    "Of candidates that are equally good those of lower index are chosen.",
+    fix="Take the best by coreframe.ops.top_k, or xp.argsort(..., descending=True, stable=True).",
+    needs=(*PAIRS, "deterministic"),
 )
-def no_warnings(subject: Subject) -> Iterator[str]:
-    for case in [*subject.cases, *subject.usable(arrays.edge_cases())]:
-        with checks.recorded_warnings() as caught:
-            subject.masks(case)
-        for warning in caught:
-            yield f"{case.name}: {warning.message}"
+def ties(subject: Subject) -> Iterator[str]:
+    if subject.draws:
+        raise NotApplicable("it draws among the candidates")
+    case = _tied()
+    if not subject.usable([case]):
+        raise NotApplicable("it takes no masks of pairs")
+    _, negative = subject.masks(case)
+    for row, chosen in enumerate(negative):
+        count = int(chosen.sum())
+        if isinstance(subject.miner, RankingMiner) and not chosen[1 : 1 + count].all():
+            yield f"row {row}: of equal columns {np.flatnonzero(chosen).tolist()} are chosen"
+    for library, place in subject.places.items():
+        if not np.array_equal(subject.masks(case, place, library=library)[1], negative):
+            yield f"{library}: of equal columns others are chosen than on NumPy"
 
+
+def _tied() -> Case:
+    """Return four anchors with one positive each and eight negatives that are all one vector."""
+    unit = np.eye(2, arrays.WIDTH)
+    positive = np.zeros((4, 9), np.bool_)
+    positive[:, 0] = True
+    floats = {"anchors": unit[[0, 0, 0, 0]], "references": unit[[0, *[1] * 8]]}
+    return Case("equal candidates", floats, masks=(positive, ~positive))
+
+
+# Edges --------------------------------------------------------------------------------------
+
+
+def _edge(name: str, sentence: str) -> None:
+    """Promise that the edge cases of one name give pairs of the batch."""
+
+    def problems(subject: Subject) -> Iterator[str]:
+        cases = subject.edge_cases(name)
+        if not cases:
+            raise NotApplicable("it takes no such batch")
+        for case in cases:
+            batch = case.batch()
+            yield from invented(case, subject.mine(batch), batch)
+
+    problems.__name__ = name
+    promise(
+        PROMISES,
+        f"{sentence} give pairs of the batch.",
+        fix="Compute scores that are finite or -inf, and choose only where the mask is true; where "
+        "nothing is left to choose, -1 says so. A batch without meaning may be refused by an "
+        "ArgumentError.",
+        needs=(*PAIRS, "part_of_the_relation"),
+    )(problems)
+
+
+_edge("one_row", "Batches of one row")
+_edge("duplicates", "Rows that equal each other")
+_edge("zero_vectors", "Zero vectors")
+_edge("magnitudes", "Vectors 1e15 long, and 1e-15 short,")
+_edge("no_positives", "Rows without positives")
+_edge("no_negatives", "Rows without negatives")
+
+
+@promise(
+    PROMISES,
+    "With NaN among the embeddings the batch is refused, or the pairs are pairs of the batch.",
+    fix="Choose only where the masks are true: NaN compares as false, and sorts to an end.",
+    needs=(*PAIRS, "part_of_the_relation"),
+)
+def nan_invents_nothing(subject: Subject) -> Iterator[str]:
+    for case in subject.cases:
+        for name in case.embeddings:
+            batch = case.batch()
+            spoiled = np.array(case.floats[name])
+            spoiled[0] = np.nan
+            object.__setattr__(batch, name, spoiled)  # as from a GPU, where no value is looked at
+            try:
+                mined = subject.mine(batch)
+            except ArgumentError:
+                continue
+            yield from invented(case, mined, batch)
+
+
+PROMISES = [*SHARED, *PROMISES, *miner_manners.PROMISES]
 
 KIT = kit.Kit("miners", Miner, Subject, PROMISES)

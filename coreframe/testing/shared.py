@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import doctest
 import inspect
 import io
-import logging
-import os
 import pickle
-import random
-import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,7 +17,7 @@ import numpy as np
 
 from coreframe import config
 from coreframe.errors import ConfigError
-from coreframe.testing.checks import NotApplicable, Promise, promise
+from coreframe.testing.checks import NotApplicable, Promise, explain, promise
 from coreframe.testing.docstrings import Incomplete, described, read
 from coreframe.testing.kit import Subject
 
@@ -59,7 +53,7 @@ def form(subject: Subject) -> Iterator[str]:
 
 @promise(
     SHARED,
-    "It can be pickled and copied, and its repr says how to make it again.",
+    "It can be pickled and copied.",
     fix="Define the class at the top of a module; hold numbers and words, no open resources.",
 )
 def copies(subject: Subject) -> Iterator[str]:
@@ -70,8 +64,22 @@ def copies(subject: Subject) -> Iterator[str]:
     ):
         if repr(twin) != repr(component):
             yield f"{how} turns {component!r} into {twin!r}"
-    if " at 0x" in repr(component):
-        yield f"repr shows an address in memory: {component!r}"
+
+
+@promise(
+    SHARED,
+    "Its repr names the class and every field, and shows no address in memory.",
+    fix="Leave __repr__ to the dataclass, and give what the fields hold a repr of its own.",
+)
+def representation(subject: Subject) -> Iterator[str]:
+    component, text = subject.component, repr(subject.component)
+    if " at 0x" in text:
+        yield f"it shows an address: {text}"
+    if type(component).__name__ not in text:
+        yield f"it does not name the class: {text}"
+    for field in dataclasses.fields(component) if _is_record(type(component)) else ():
+        if field.repr and f"{field.name}=" not in text:
+            yield f"it does not show {field.name!r}: {text}"
 
 
 @promise(
@@ -93,7 +101,7 @@ def configuration(subject: Subject) -> Iterator[str]:
 
 @promise(
     SHARED,
-    "Its docstring says what it is, describes every field under Args, and its examples are true.",
+    "Its docstring says what it is, and describes every field under Args.",
     fix="First line: what it is. Then the formula, indented by four; Args with a line a field, "
     "'    name: meaning. Default: where it comes from.'; References; a short example (>>>).",
 )
@@ -115,13 +123,27 @@ def documentation(subject: Subject) -> Iterator[str]:
     for name in doc.fields:
         if fields and name not in fields:
             yield f"Args describes {name!r}, which is no field"
-    module = sys.modules[kind.__module__]
-    for test in doctest.DocTestFinder(recurse=False).find(kind, kind.__name__, module):
+
+
+@promise(
+    SHARED,
+    "The examples of its docstring are true.",
+    fix="Run `python -m doctest FILE` and write what it prints; compute on a seed, so that it "
+    "stays the same.",
+    needs=("documentation",),
+)
+def examples(subject: Subject) -> Iterator[str]:
+    kind = type(subject.component)
+    found = doctest.DocTestFinder(recurse=False).find(
+        kind, kind.__name__, sys.modules[kind.__module__]
+    )
+    if not any(test.examples for test in found):
+        raise NotApplicable("its docstring has no example (>>>)")
+    for test in found:
         told = io.StringIO()
         runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
         if runner.run(test, out=told.write).failed:
-            got = told.getvalue().strip().splitlines()
-            yield "an example of the docstring fails:\n" + "\n".join(f"  {line}" for line in got)
+            yield "\n".join(f"  {line}" for line in told.getvalue().strip().splitlines())
 
 
 def _is_record(kind: type) -> bool:
@@ -133,26 +155,114 @@ def _is_record(kind: type) -> bool:
 
 @promise(
     SHARED,
+    "It can be used: an ordinary use raises no exception.",
+    fix="Follow the line that is named; it is the last one outside the array libraries.",
+    needs=("row_terms_shapes",),  # of losses, where it says more
+)
+def usable(subject: Subject) -> Iterator[str]:
+    if (error := subject.footprint.error) is not None:
+        yield explain(error)
+
+
+def _unchanged(subject: Subject, what: str) -> Iterator[str]:
+    yield from subject.footprint.changes[what]
+
+
+@promise(
+    SHARED,
+    "It uses no global random generator.",
+    fix="Draw from the rng or seed that is given, or make one: "
+    "coreframe.random.stream(seed, 'name'); never np.random.rand or random.random.",
+    needs=("usable",),
+)
+def no_global_random(subject: Subject) -> Iterator[str]:
+    for change in _unchanged(subject, "random"):
+        yield f"a global random generator was used: the state of {change}"
+
+
+@promise(
+    SHARED,
+    "It leaves the filters of warnings as they are.",
+    fix="Guard the operation with xp.where so that nothing warns, or write "
+    "`with warnings.catch_warnings():` around it.",
+    needs=("usable",),
+)
+def warning_filters(subject: Subject) -> Iterator[str]:
+    yield from _unchanged(subject, "warnings")
+
+
+@promise(
+    SHARED,
+    "It leaves NumPy's handling of floating-point errors as it is.",
+    fix="Write `with np.errstate(...):` in place of np.seterr(...), or guard the operation.",
+    needs=("usable",),
+)
+def floating_point_errors(subject: Subject) -> Iterator[str]:
+    for change in _unchanged(subject, "floating point"):
+        yield f"np.geterr(): {change}"
+
+
+@promise(
+    SHARED,
+    "It leaves the numbers of threads of BLAS, OpenMP and PyTorch as they are.",
+    fix="Write `with threadpoolctl.threadpool_limits(1):` around the operation; call no "
+    "set_num_threads.",
+    needs=("usable",),
+)
+def thread_counts(subject: Subject) -> Iterator[str]:
+    for change in _unchanged(subject, "threads"):
+        yield f"the number of threads of {change}"
+
+
+@promise(
+    SHARED,
+    "It leaves environment, working directory, signals, logging and print options as they are.",
+    fix="Take settings as fields; log with logging.getLogger(__name__) and add no handler.",
+    needs=("usable",),
+)
+def surroundings(subject: Subject) -> Iterator[str]:
+    yield from _unchanged(subject, "surroundings")
+
+
+@promise(
+    SHARED,
+    "It prints nothing.",
+    fix="Delete the print, or log with logging.getLogger(__name__).debug(...).",
+    needs=("usable",),
+)
+def prints_nothing(subject: Subject) -> Iterator[str]:
+    if told := subject.footprint.printed:
+        yield f"it printed {told[:60]!r}"
+
+
+@promise(
+    SHARED,
     "It keeps nothing from call to call: the same call gives the same bits, whatever came between.",
     fix="Keep no cache, counter or running mean in the object, its class or its module; pass "
     "state in and out as a value. Draws come from the rng or seed that is given.",
+    needs=("usable", "no_global_random"),
 )
 def no_hidden_state(subject: Subject) -> Iterator[str]:
-    twin = copy.deepcopy(subject.component)
-    before = global_random_state()
-    first = subject.exercise(subject.component)
-    subject.exercise(subject.component, 1)
-    if global_random_state() != before:
-        yield "a global random generator was used"
-    yield from _others(first, subject.exercise(subject.component), "after another call")
-    yield from _others(first, subject.exercise(twin), "from a copy of the component")
+    component = subject.component
+    twin = copy.deepcopy(component)
+    first = subject.exercise(component)
+    other = subject.exercise(component, 1)
+    kept = subject.remembered.changed()
+    hint = f"; since its first use this is another: {', '.join(kept[:3])}" if kept else ""
+    yield from _others(first, subject.exercise(component), "after another call", hint)
+    yield from _others(other, subject.exercise(twin, 1), "from a copy of the component", hint)
+    subject.remembered.forget()
+    yield from _others(other, subject.exercise(component, 1), "in a process just started", hint)
 
 
-def _others(first: Mapping[str, Any], again: Mapping[str, Any], when: str) -> Iterator[str]:
-    """Yield a sentence for each result whose bits differ."""
+def _others(
+    first: Mapping[str, Any], again: Mapping[str, Any], when: str, hint: str = ""
+) -> Iterator[str]:
+    """Yield a sentence for the first result whose bits differ."""
     for name, x in first.items():
         if not same_bits(x, again.get(name)):
-            yield f"{name} is another {when}"
+            yield f"{name} is another {when}{hint}"
+            return
 
 
 def same_bits(x: Any, y: Any) -> bool:
@@ -166,51 +276,10 @@ def same_bits(x: Any, y: Any) -> bool:
 
 @promise(
     SHARED,
-    "It leaves the process as it is: warning filters, thread counts, floating-point errors, "
-    "environment, signals, logging, working directory; and prints nothing.",
-    fix="Use `with np.errstate(...)`, `with warnings.catch_warnings()` around the operation, or "
-    "guard it with xp.where; log with logging.getLogger(__name__) and no handler.",
-)
-def process_is_kept(subject: Subject) -> Iterator[str]:
-    before = process_state()
-    with contextlib.redirect_stdout(io.StringIO()) as told:
-        subject.exercise(subject.component)
-    for what, was in before.items():
-        if (now := process_state()[what]) != was:
-            yield f"the {what} changed from {was} to {now}"
-    if told.getvalue():
-        yield f"it printed {told.getvalue()[:60]!r}"
-
-
-def process_state() -> dict[str, Any]:
-    """Return what all parts of a process share, by name."""
-    import threadpoolctl
-
-    pools = threadpoolctl.threadpool_info()
-    return {
-        "warning filters": len(warnings.filters),
-        "floating-point error state": np.geterr(),
-        "thread counts": {p["filepath"].rpartition("/")[2]: p["num_threads"] for p in pools},
-        "environment": dict(os.environ),
-        "working directory": os.getcwd(),
-        "handlers of the root logger": list(logging.getLogger().handlers),
-        "handler of SIGINT": signal.getsignal(signal.SIGINT),
-    }
-
-
-def global_random_state() -> list[Any]:
-    """Return the state of the global generators of Python, NumPy and, if it is loaded, torch."""
-    states: list[Any] = [random.getstate(), pickle.dumps(np.random.get_state())]
-    if torch := sys.modules.get("torch"):
-        states.append(torch.get_rng_state().numpy().tobytes())
-    return states
-
-
-@promise(
-    SHARED,
     "Threads may use it at the same time, and each gets what it gets alone.",
     fix="Write to no attribute, class or module variable while it works; make work space inside "
     "the call.",
+    needs=("usable", "no_hidden_state"),
 )
 def thread_safe(subject: Subject) -> Iterator[str]:
     alone = [subject.exercise(subject.component, variant) for variant in (0, 1)]

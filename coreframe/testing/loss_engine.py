@@ -1,0 +1,150 @@
+"""What a loss promises that is a function of rows: of similarities, or single ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from coreframe.row_loss import RowLoss
+from coreframe.testing import arrays
+from coreframe.testing.checks import NotApplicable, Promise, difference, promise
+from coreframe.testing.loss_subject import NUMBERS, Outcome, Subject, compare
+
+FIRST: list[Promise] = []
+"""What is asked before the loss is called as a whole."""
+
+PROMISES: list[Promise] = []
+ROWS = ("row_terms_shapes", "no_hidden_state")
+
+
+@promise(
+    FIRST,
+    "row_terms takes (r, m) similarities and two masks; it returns losses (r,) and derivatives "
+    "(r, m).",
+    fix="Reduce over axis=1 without keepdims for the losses, and return as the second the "
+    "derivative of each row's loss by each of its similarities.",
+)
+def row_terms_shapes(subject: Subject) -> Iterator[str]:
+    rows = arrays.rows_of_similarities(subject.pairwise.similarity)
+    found = subject.pairwise.row_terms(*(np.array(x) for x in rows))
+    if not isinstance(found, tuple) or len(found) != 2:
+        yield f"it returns a {type(found).__name__}, expected a tuple (losses, derivatives)"
+        return
+    r, m = rows[0].shape
+    for what, x, wanted in zip(("losses", "derivatives"), found, ((r,), (r, m)), strict=True):
+        if (shape := np.shape(x)) != wanted:
+            yield f"for {r} rows of {m} columns the {what} have shape {shape}, expected {wanted}"
+
+
+@promise(
+    PROMISES,
+    "row_terms gives row i from row i alone.",
+    fix="Reduce over axis=1 only, and divide by no number of rows: blocks of rows come in any "
+    "height, and the engine applies the reduction.",
+    needs=ROWS,
+)
+def rows_are_independent(subject: Subject) -> Iterator[str]:
+    rows = arrays.rows_of_similarities(subject.pairwise.similarity)
+    losses, grads = subject.row_terms(*rows)
+    for i in range(len(losses)):
+        if subject.pairwise.needs_positive and not rows[1][i].any():
+            continue  # the engine zeroes it
+        alone = subject.row_terms(*(x[i : i + 1] for x in rows))
+        for what, one, all_rows in (("loss", alone[0], losses), ("derivative", alone[1], grads)):
+            if difference(one, all_rows[i : i + 1]) > 1e-9:
+                yield f"the {what} of row {i} changes when it is computed without the other rows"
+
+
+@promise(
+    PROMISES,
+    "rows of a RowLoss gives row i from row i alone.",
+    fix="Reduce over axis=1 only, and divide by no number of rows: RowLoss applies the reduction.",
+    needs=NUMBERS,
+)
+def single_rows(subject: Subject) -> Iterator[str]:
+    if not isinstance(subject.loss, RowLoss):
+        raise NotApplicable("it is no RowLoss")
+    loss = dataclasses.replace(subject.loss, reduction="none")
+    for case in subject.cases:
+        half = case.rows // 2
+        whole = subject.run(case, loss=loss)
+        alone = subject.run(case.head(half), loss=loss)
+        expected = Outcome(
+            whole.raw, whole.value[:half], {name: g[:half] for name, g in whole.grads.items()}
+        )
+        yield from compare(f"{case.name}, half of the rows", alone, expected, 1e-9)
+
+
+@promise(
+    PROMISES,
+    "A column that is false in both masks has no influence and derivative 0.",
+    fix="Mask with xp.where(positive | negative, ...) before every maximum, sum, sort and count "
+    "over columns; an anchor is no partner of itself, and blocks may be padded.",
+    needs=ROWS,
+)
+def unused_columns(subject: Subject) -> Iterator[str]:
+    similarity = subject.pairwise.similarity
+    s, positive, negative = arrays.rows_of_similarities(similarity)
+    unused = ~(positive | negative)
+    defined = positive.any(axis=1) | (not subject.pairwise.needs_positive)
+    losses, grads = subject.row_terms(s, positive, negative)
+    if np.any(grads[unused & defined[:, None]] != 0):
+        yield "the derivative by such a column is not 0"
+    for extreme in arrays.extremes(similarity):
+        other, other_grads = subject.row_terms(np.where(unused, extreme, s), positive, negative)
+        if difference(other[defined], losses[defined]) > 1e-9:
+            yield f"the loss changes when such a similarity becomes {extreme:g}"
+        used = ~unused & defined[:, None]
+        if difference(other_grads[used], grads[used]) > 1e-9:
+            yield f"derivatives of other columns change when such a similarity becomes {extreme:g}"
+        no = np.zeros((len(s), 3), np.bool_)
+        wide = (
+            np.concatenate([s, np.full((len(s), 3), extreme)], axis=1),
+            np.concatenate([positive, no], axis=1),
+            np.concatenate([negative, no], axis=1),
+        )
+        if difference(subject.row_terms(*wide)[0][defined], losses[defined]) > 1e-9:
+            yield f"the loss changes when three such columns of {extreme:g} are added"
+
+
+@promise(
+    PROMISES,
+    "row_terms does not care in which order the columns stand.",
+    fix="Address columns by the masks, never by their number: the diagonal of a block is not that "
+    "of the batch.",
+    needs=ROWS,
+)
+def columns_in_any_order(subject: Subject) -> Iterator[str]:
+    rows = arrays.rows_of_similarities(subject.pairwise.similarity)
+    losses, grads = subject.row_terms(*rows)
+    order = np.random.default_rng(19).permutation(rows[0].shape[1])
+    defined = rows[1].any(axis=1) | (not subject.pairwise.needs_positive)
+    moved, moved_grads = subject.row_terms(*(x[:, order] for x in rows))
+    if difference(moved[defined], losses[defined]) > 1e-9:
+        yield "the losses change when the columns are put into another order"
+    if difference(moved_grads[defined], grads[:, order][defined]) > 1e-9:
+        yield "the derivatives do not follow when the columns are put into another order"
+
+
+@promise(
+    PROMISES,
+    "row_terms looks at no value on the host, so it runs under jax.jit.",
+    fix="Replace `if`, float() and .item() on array values by xp.where; Python decisions may "
+    "depend on fields and shapes.",
+    needs=(*ROWS, "libraries"),
+)
+def traceable(subject: Subject) -> Iterator[str]:
+    row_terms = subject.pairwise.row_terms
+    if "jax" not in subject.places:
+        raise NotApplicable("jax is not installed")
+    import jax
+
+    rows = arrays.rows_of_similarities(subject.pairwise.similarity)
+    expected = subject.row_terms(*(x[:3] for x in rows))
+    placed = [jax.numpy.asarray(x[:3]) for x in (rows[0].astype(np.float32), *rows[1:])]
+    got = jax.jit(row_terms)(*placed)
+    for what, ours, wanted in zip(("losses", "derivatives"), got, expected, strict=True):
+        if difference(ours, wanted) > 2e-3:
+            yield f"the {what} are others under jax.jit"

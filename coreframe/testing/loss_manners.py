@@ -1,0 +1,293 @@
+"""What a loss promises whatever it computes: libraries, devices, memory, threads, inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coreframe.backend import Array, device_of, library_of, to_numpy
+from coreframe.loss import PairwiseLoss
+from coreframe.row_loss import RowLoss
+from coreframe.state import load_state, save_state
+from coreframe.testing import arrays
+from coreframe.testing.checks import NotApplicable, Promise, difference, explain, promise
+from coreframe.testing.growth import too_fast
+from coreframe.testing.loss_subject import NUMBERS, Outcome, Subject, compare, has_dtype
+from coreframe.testing.shared import same_bits
+
+TOLERANCE = {"float64": 1e-9, "float32": 2e-3}
+
+PROMISES: list[Promise] = []
+
+
+# Libraries and devices ----------------------------------------------------------------------
+
+
+@promise(
+    PROMISES,
+    "All array libraries of this machine give the same result, as arrays of their own.",
+    fix="Use only functions of the array API standard, from xp = namespace(anchors=...); "
+    "np.asarray and float() take arrays out of their library.",
+    needs=NUMBERS,
+)
+def libraries(subject: Subject) -> Iterator[str]:
+    for case in subject.cases:
+        expected = subject.run(case)
+        for library, place in subject.places.items():
+            for dtype, tolerance in TOLERANCE.items():
+                if not has_dtype(place, dtype):
+                    continue
+                where = f"{case.name}, {library}, {dtype}"
+                got = subject.attempt(case, library, dtype)
+                if isinstance(got, Exception):
+                    yield f"{where}: {explain(got)}"
+                    continue
+                home = library_of(place(np.zeros(1, dtype)))
+                for name, x in _arrays(got):
+                    if library_of(x) != home:
+                        yield f"{where}: {name} is of {library_of(x)}"
+                yield from compare(where, got, expected, tolerance)
+
+
+def _arrays(outcome: Outcome) -> Iterator[tuple[str, Array]]:
+    yield "value", outcome.raw.value
+    yield from ((f"grads[{name!r}]", g) for name, g in outcome.raw.grads.items())
+
+
+@promise(
+    PROMISES,
+    "Gradients have the dtype of what they are gradients of, and the value is not wider.",
+    fix="Create arrays with dtype=x.dtype (xp.zeros_like(x) does), and give numbers as Python "
+    "floats: a NumPy scalar or array of float64 widens all it meets.",
+    needs=(*NUMBERS, "libraries"),
+)
+def dtypes(subject: Subject) -> Iterator[str]:
+    for case in subject.cases:
+        for library, place in subject.places.items():
+            for dtype in TOLERANCE:
+                if has_dtype(place, dtype) and (got := subject.outcome(case, library, dtype)):
+                    wanted = place(np.zeros(1, dtype)).dtype
+                    yield from _other_dtypes(f"{case.name}, {library}, {dtype}", got, wanted)
+        half = subject.run(case, dtype=np.float16)
+        wanted = np.dtype(np.float16)
+        for name, g in half.raw.grads.items():
+            if g.dtype != wanted:
+                yield f"{case.name}, numpy, float16: grads[{name!r}] is {g.dtype}"
+
+
+def _other_dtypes(where: str, got: Outcome, wanted: Any) -> Iterator[str]:
+    for name, x in _arrays(got):
+        if x.dtype != wanted:
+            yield f"{where}: {name} is {x.dtype}, expected {wanted}"
+
+
+@promise(
+    PROMISES,
+    "It computes on the device of its inputs, and mixes none with another.",
+    fix="Give device=device_of(x) wherever an array is created: xp.zeros, xp.arange, xp.asarray "
+    "of a list or a NumPy array; xp.zeros_like(x) needs none.",
+    needs=(*NUMBERS, "libraries"),
+)
+def devices(subject: Subject) -> Iterator[str]:
+    found = {name: x for name, x in arrays.devices().items() if x[0] in subject.places}
+    if not found:
+        raise NotApplicable(
+            "no library has a second device here; array-api-strict has one: "
+            "pip install array-api-strict"
+        )
+    for case in subject.cases:
+        for name, (_, place) in found.items():
+            try:
+                outcome = subject.run(case, place, np.float32)
+            except Exception as error:
+                yield f"{case.name}, {name}: {explain(error)}"
+                continue
+            home = device_of(place(np.zeros(1, np.float32)))
+            for what, x in _arrays(outcome):
+                if device_of(x) != home:
+                    yield f"{case.name}, {name}: {what} is on {device_of(x)}"
+
+
+# Inputs -------------------------------------------------------------------------------------
+
+
+@promise(
+    PROMISES,
+    "Inputs are not written to; read-only arrays are accepted.",
+    fix="Write x = x + y in place of x += y, and xp.where in place of assignments to a mask.",
+    needs=("usable", "accepts"),
+)
+def inputs_are_kept(subject: Subject) -> Iterator[str]:
+    for case in subject.cases:
+        for library, place in subject.places.items():
+            if library == "jax" or subject.outcome(case, library, "float64") is None:
+                continue  # JAX has no array that can be written to
+            batch = case.batch(place)
+            before = {name: np.array(to_numpy(getattr(batch, name))) for name in case.floats}
+            params = {name: place(x) for name, x in subject.params.items()}
+            subject.loss.value_and_grad(batch, params or None)
+            for name, x in before.items():
+                if not np.array_equal(to_numpy(getattr(batch, name)), x):
+                    yield f"{case.name}, {library}: {name} was changed"
+        try:
+            subject.run(case, arrays.read_only)
+        except Exception as error:
+            yield f"{case.name}, read-only arrays: {explain(error)}"
+    if isinstance(subject.loss, PairwiseLoss):
+        rows = arrays.rows_of_similarities(subject.loss.similarity)
+        given = [np.array(x) for x in rows]
+        subject.loss.row_terms(*given)
+        for name, x, y in zip(("similarities", "positive", "negative"), given, rows, strict=True):
+            if not np.array_equal(x, y):
+                yield f"row_terms changed its argument {name}"
+
+
+@promise(
+    PROMISES,
+    "An array whose values have changed is looked at anew.",
+    fix="Keep nothing by id(array): the same memory soon holds other numbers, here and on a GPU.",
+    needs=("usable", "accepts", "inputs_are_kept"),
+)
+def looks_anew(subject: Subject) -> Iterator[str]:
+    rng = np.random.default_rng(21)
+    for case in subject.cases:
+        batch = case.batch()
+        params = {name: np.array(x) for name, x in subject.params.items()} or None
+        subject.loss.value_and_grad(batch, params)
+        other = {name: rng.standard_normal(case.floats[name].shape) for name in case.embeddings}
+        for name, x in other.items():
+            getattr(batch, name)[...] = x
+        got = Outcome.of(subject.loss.value_and_grad(batch, params))
+        subject.remembered.forget()
+        yield from compare(
+            f"{case.name}, other values in the same arrays", got, subject.run(case, **other), 1e-9
+        )
+
+
+# Parameters ---------------------------------------------------------------------------------
+
+
+@promise(
+    PROMISES,
+    "Its own parameters come from the rng that is given, and project leaves allowed ones alone.",
+    fix="Draw in init from rng; project moves parameters to the nearest allowed ones, where a "
+    "second call finds nothing to do.",
+    needs=("usable", "no_global_random"),
+)
+def parameters(subject: Subject) -> Iterator[str]:
+    first, second = (subject.loss.init(np.random.default_rng(3), arrays.WIDTH) for _ in range(2))
+    if not first:
+        raise NotApplicable("it has no parameters of its own")
+    for name, x in first.items():
+        if not same_bits(np.asarray(x), np.asarray(second.get(name))):
+            yield f"init gives another {name} for the same rng"
+    once = subject.loss.project(dict(subject.params))
+    twice = subject.loss.project(dict(once))
+    for name, x in once.items():
+        if difference(twice.get(name), x) > 1e-12:
+            yield f"project changes {name} a second time"
+    own = set(subject.params)
+    for case in subject.cases:
+        if (found := set(subject.run(case).raw.param_grads)) != own:
+            yield f"{case.name}: param_grads has {sorted(found)}, expected {sorted(own)}"
+
+
+@promise(
+    PROMISES,
+    "Its own parameters survive a file without pickle, and give the same bits.",
+    fix="Return from init arrays of numbers (float32, say) by plain names.",
+    needs=NUMBERS,
+)
+def state_round_trip(subject: Subject) -> Iterator[str]:
+    start = {
+        name: to_numpy(x)
+        for name, x in subject.loss.init(np.random.default_rng(3), arrays.WIDTH).items()
+    }
+    if not start:
+        raise NotApplicable("it has no parameters of its own")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "loss.safetensors"
+        save_state(file, start, kind="loss")
+        again, _ = load_state(file, kind="loss", like=start)
+    for case in subject.cases:
+        before, after = (subject.run(case, params=params) for params in (start, again))
+        for name, x in before.all.items():
+            if not same_bits(np.asarray(x), np.asarray(after.all[name])):
+                yield f"{case.name}: {name} is another after the round trip"
+
+
+# Blocks, threads and memory -----------------------------------------------------------------
+
+
+@promise(
+    PROMISES,
+    "The result does not depend on the height of the blocks.",
+    fix="See rows_are_independent; a loss that walks blocks itself must add up all of them.",
+    needs=(*NUMBERS, "rows_are_independent"),
+)
+def blocks(subject: Subject) -> Iterator[str]:
+    loss: Any = subject.loss
+    if not hasattr(loss, "memory_budget"):
+        raise NotApplicable("the loss has no memory_budget")
+    for case in subject.usable([arrays.tall_case(), arrays.tall_pairs()]):
+        for budget in (1, 20_000):
+            small = dataclasses.replace(loss, memory_budget=budget)
+            where = f"{case.name}, memory_budget={budget}"
+            yield from compare(where, subject.run(case, loss=small), subject.run(case), 1e-9)
+
+
+@promise(
+    PROMISES,
+    "1, 2 and 3 threads give the same bits.",
+    fix="Write to nothing that two blocks share; add partial sums up in the order of the blocks, "
+    "never in that in which threads end.",
+    needs=(*NUMBERS, "thread_safe", "blocks"),
+)
+def threads(subject: Subject) -> Iterator[str]:
+    loss: Any = subject.loss
+    if hasattr(loss, "memory_budget"):
+        loss = dataclasses.replace(loss, memory_budget=200_000)
+    for case in subject.usable([arrays.tall_case(300), arrays.tall_pairs(300)]):
+        found = []
+        for count in ("1", "2", "3"):
+            os.environ["COREFRAME_THREADS"] = count  # the kit brings it back
+            found.append(subject.run(case, loss=loss))
+        for number, other in zip((2, 3), found[1:], strict=True):
+            for name, x in found[0].all.items():
+                if not same_bits(np.asarray(x), np.asarray(other.all[name])):
+                    yield f"{case.name}: with {number} threads {name} is another than with 1"
+
+
+@promise(
+    PROMISES,
+    "Memory grows as it must: with the rows where there are blocks or single rows, else at most "
+    "with all pairs; never with rows x rows x width.",
+    fix="Do not broadcast (n, 1, d) against (1, m, d): expand |a - b|^2 to products of matrices; "
+    "in row_terms build nothing larger than (r, m). A PairwiseLoss gets blocks for nothing.",
+    needs=NUMBERS,
+)
+def memory(subject: Subject) -> Iterator[str]:
+    loss: Any = subject.loss
+    linear = isinstance(loss, RowLoss) or hasattr(loss, "memory_budget")
+    if hasattr(loss, "memory_budget"):
+        loss = dataclasses.replace(loss, memory_budget=1)
+    if subject.params_depend_on_width:
+        raise NotApplicable("its parameters are made for one width of embeddings")
+    params = {name: np.array(x) for name, x in subject.params.items()} or None
+    for make in (arrays.tall_pairs, arrays.tall_case):
+        case = make()
+        if not subject.usable([case]):
+            continue
+
+        def call(rows: int, width: int, make: Any = make) -> Callable[[], Any]:
+            batch = make(rows, width).batch()
+            return lambda: loss.value_and_grad(batch, params)
+
+        for problem in too_fast(call, linear=linear):
+            yield f"{case.name}: {problem}"

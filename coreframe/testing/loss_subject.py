@@ -1,0 +1,194 @@
+"""A loss under test: how it is called, on which batches, and how its results are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from coreframe.backend import to_numpy
+from coreframe.errors import ArgumentError
+from coreframe.loss import Loss, LossResult, PairwiseLoss
+from coreframe.testing import arrays, kit
+from coreframe.testing.arrays import WIDTH, Case, Place, on_numpy
+from coreframe.testing.checks import NotApplicable, difference
+
+NUMBERS = ("row_terms_shapes", "usable", "accepts", "no_hidden_state", "shapes")
+"""What must be so before numbers mean anything."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a loss returned, as it came and as NumPy arrays."""
+
+    raw: LossResult
+    value: Any
+    grads: Mapping[str, Any]  # by Batch field, and by "params.<name>"
+
+    @classmethod
+    def of(cls, raw: LossResult) -> Outcome:
+        grads = {name: to_numpy(g) for name, g in raw.grads.items()}
+        grads |= {f"params.{name}": to_numpy(g) for name, g in raw.param_grads.items()}
+        return cls(raw, to_numpy(raw.value), grads)
+
+    @property
+    def all(self) -> dict[str, Any]:
+        return {"value": self.value, **{f"grads[{k!r}]": g for k, g in self.grads.items()}}
+
+
+class Subject(kit.Subject):
+    """A loss, and what it is checked on."""
+
+    base = Loss
+
+    def __init__(self, component: Any) -> None:
+        super().__init__(component)
+        self.refusals: dict[str, str] = {}
+        self._outcomes: dict[tuple[str, str, str], Outcome | Exception] = {}
+
+    @property
+    def loss(self) -> Loss:
+        found: Loss = self.component
+        return found
+
+    @property
+    def pairwise(self) -> PairwiseLoss:
+        if not isinstance(self.loss, PairwiseLoss):
+            raise NotApplicable("it is no PairwiseLoss")
+        return self.loss
+
+    @property
+    def reduction(self) -> str:
+        return str(getattr(self.loss, "reduction", "mean"))
+
+    def exercise(self, component: Any, variant: int = 0) -> dict[str, Any]:
+        rng = np.random.default_rng(18 + variant)
+        found: dict[str, Any] = {}
+        for case in self.cases:
+            moved = {
+                name: case.floats[name] + 0.1 * variant * rng.standard_normal(np.shape(x))
+                for name, x in case.floats.items()
+                if name in case.embeddings
+            }
+            outcome = self.run(case, loss=component, **moved)
+            found |= {f"{case.name}: {name}": x for name, x in outcome.all.items()}
+        return found
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """The loss's own parameters, moved off their starting point, where much is symmetric."""
+        rng = np.random.default_rng(12)
+        start = self.loss.init(np.random.default_rng(13), WIDTH)
+        moved = {
+            name: np.asarray(x, np.float64) + 0.1 * rng.standard_normal(np.shape(x))
+            for name, x in start.items()
+        }
+        return dict(self.loss.project(moved)) if moved else {}
+
+    @cached_property
+    def params_depend_on_width(self) -> bool:
+        """Whether they have a row or a column for each of the embeddings' width."""
+        wide = self.loss.init(np.random.default_rng(13), WIDTH + 1)
+        return any(np.shape(x) != np.shape(self.params[name]) for name, x in wide.items())
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        return arrays.libraries()
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        return self.usable(arrays.ordinary_cases())
+
+    def edge_cases(self, kind: str) -> list[Case]:
+        return self.usable(arrays.edges()[kind])
+
+    def usable(self, cases: list[Case]) -> list[Case]:
+        """Return the cases that the loss is made for."""
+        found = []
+        for case in cases:
+            batch = case.batch()
+            if any(getattr(batch, name) is None for name in self.loss.needs):
+                self.refusals[case.name] = f"it needs {', '.join(self.loss.needs)}"
+                continue
+            try:
+                self.run(case)
+            except ArgumentError as error:
+                self.refusals[case.name] = str(error)
+                continue
+            except Exception:
+                pass  # which a promise will find and explain
+            found.append(case)
+        return found
+
+    def run(
+        self,
+        case: Case,
+        place: Place = on_numpy,
+        dtype: Any = np.float64,
+        *,
+        library: str = "",
+        loss: Loss | None = None,
+        params: Mapping[str, Any] | None = None,
+        wrt: tuple[str, ...] | None = None,
+        **changed: Any,
+    ) -> Outcome:
+        """Call the loss on a case."""
+        chosen = self.params if params is None else params
+        placed = {name: place(np.asarray(x, dtype)) for name, x in chosen.items()}
+
+        def call(given: Any) -> Any:
+            floats, own = given
+            found = (loss or self.loss).value_and_grad(case.of(floats, place), own or None, wrt=wrt)
+            if not isinstance(found, LossResult):
+                raise TypeError(
+                    f"value_and_grad returns a {type(found).__name__}, expected a LossResult"
+                )
+            return found.value, dict(found.grads), dict(found.param_grads)
+
+        given = (case.arrays(place, dtype, **changed), placed)
+        return Outcome.of(LossResult(*arrays.traced(library, call, given)))
+
+    def attempt(self, case: Case, library: str, dtype: str) -> Outcome | Exception:
+        """Return the result of a case on a library, or why it does not run; computed once."""
+        key = (case.name, library, dtype)
+        if key not in self._outcomes:
+            try:
+                self._outcomes[key] = self.run(case, self.places[library], dtype, library=library)
+            except Exception as error:
+                self._outcomes[key] = error
+        return self._outcomes[key]
+
+    def outcome(self, case: Case, library: str, dtype: str) -> Outcome | None:
+        """Return the result of a case on a library; None if it does not run."""
+        found = self.attempt(case, library, dtype)
+        return found if isinstance(found, Outcome) else None
+
+    def row_terms(self, similarities: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
+        """Call row_terms on NumPy arrays of its own, which it may spoil: see inputs_are_kept."""
+        losses, grads = self.pairwise.row_terms(
+            np.array(similarities), np.array(positive), np.array(negative)
+        )
+        return np.asarray(losses), np.asarray(grads)
+
+
+def has_dtype(place: Place, dtype: str) -> bool:
+    """Say whether a library keeps a dtype; JAX without 64 bits has no float64."""
+    return dtype in str(place(np.zeros(1, dtype)).dtype)
+
+
+def compare(name: str, got: Outcome, expected: Outcome, tolerance: float) -> Iterator[str]:
+    """Yield a sentence for each result that differs.
+
+    Gradients are measured by the largest of all, since one of them may be zero but for rounding.
+    """
+    largest = max([1e-6, *(float(np.abs(g).max(initial=0.0)) for g in expected.grads.values())])
+    for key, wanted in expected.all.items():
+        if key not in got.all:
+            yield f"{name}: {key} is missing"
+            continue
+        gap = difference(got.all[key], wanted, 1e-6 if key == "value" else largest)
+        if gap > tolerance:
+            yield f"{name}: {key} differs by {gap:.1g} of its largest entry"

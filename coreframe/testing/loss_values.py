@@ -1,0 +1,317 @@
+"""What a loss promises about its numbers: the gradient, symmetries, weights, and edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from coreframe.errors import ArgumentError
+from coreframe.loss import PairwiseLoss
+from coreframe.testing import arrays
+from coreframe.testing.arrays import Case, on_numpy
+from coreframe.testing.checks import (
+    NotApplicable,
+    Promise,
+    difference,
+    promise,
+    recorded_warnings,
+)
+from coreframe.testing.loss_subject import NUMBERS, Outcome, Subject, compare
+
+DIRECTIONS = 50
+STEPS = (1e-5, 1e-6, 1e-4)  # of central differences; the later ones in case a kink is near
+
+PROMISES: list[Promise] = []
+
+
+# The gradient -------------------------------------------------------------------------------
+
+
+@promise(
+    PROMISES,
+    "The gradient is the derivative of the value: central differences in float64 agree.",
+    fix="Derive the formula again for the array named here. A loss that stops gradients on "
+    "purpose declares `detached: ClassVar[bool] = True`.",
+    needs=NUMBERS,
+)
+def gradient(subject: Subject) -> Iterator[str]:
+    if subject.loss.detached:
+        raise NotApplicable("the loss declares detached = True")
+    found: list[str] = []
+    for case in subject.cases:
+        for name in [*case.embeddings, *(f"params.{key}" for key in subject.params)]:
+            found += _gradient_problems(subject, case, name)
+    if found and isinstance(subject.loss, PairwiseLoss):
+        yield from _wrong_derivative(subject)
+    yield from found
+
+
+def _gradient_problems(subject: Subject, case: Case, name: str) -> Iterator[str]:
+    """Compare the gradient of one array with central differences in random directions."""
+    is_param = name.startswith("params.")
+    key = name.removeprefix("params.")
+    start = np.asarray((subject.params if is_param else case.floats)[key], np.float64)
+
+    def value(x: Any) -> float:
+        moved: Any = {"params": {**subject.params, key: x}} if is_param else {key: x}
+        return float(np.sum(subject.run(case, **moved).value))
+
+    g = subject.run(case).grads.get(name)
+    if g is None:
+        yield f"{case.name}: there is no gradient of {name}"
+        return
+    rng = np.random.default_rng(14)
+    for _ in range(DIRECTIONS):
+        direction = rng.standard_normal(start.shape)
+        got = float(np.sum(g * direction))
+        slack = 1e-6 * float(np.linalg.norm(g)) + 1e-9 + 1e-5 * abs(got)
+        slopes = []
+        for step in STEPS:
+            slope = (value(start + step * direction) - value(start - step * direction)) / 2 / step
+            slopes.append(slope)
+            if abs(slope - got) <= slack:
+                break
+        else:
+            yield (
+                f"{case.name}: along a random direction of {name} the value changes by "
+                f"{slopes[0]:.6g} a unit, the gradient says {got:.6g}"
+            )
+            return
+
+
+def _wrong_derivative(subject: Subject) -> Iterator[str]:
+    """Name the derivative of row_terms that is farthest from differences of its losses."""
+    s, positive, negative = arrays.rows_of_similarities(subject.pairwise.similarity)
+    _, grads = subject.row_terms(s, positive, negative)
+    used = positive | negative
+    if subject.pairwise.needs_positive:
+        used &= positive.any(axis=1)[:, None]
+    step, slopes = 1e-6, np.zeros_like(s)
+    for column in range(s.shape[1]):
+        up, down = s.copy(), s.copy()
+        up[:, column] += step
+        down[:, column] -= step
+        higher, lower = (subject.row_terms(x, positive, negative)[0] for x in (up, down))
+        slopes[:, column] = (higher - lower) / (2 * step)
+    gap = np.where(used, np.abs(slopes - grads), 0.0)
+    wrong = gap > 1e-5 * np.abs(slopes).max() + 1e-7
+    if wrong.any():
+        row, column = divmod(int(gap.argmax()), gap.shape[1])
+        kind = "positive" if positive[row, column] else "negative"
+        yield (
+            f"row_terms: {wrong.sum()} of {used.sum()} derivatives are wrong "
+            f"({(wrong & positive).sum()} by positives, {(wrong & negative).sum()} by negatives); "
+            f"by column {column} of row {row}, a {kind}, the loss changes by "
+            f"{slopes[row, column]:.6g} a unit, the derivative says {grads[row, column]:.6g}"
+        )
+
+
+# Symmetries ---------------------------------------------------------------------------------
+
+
+@promise(
+    PROMISES,
+    "The order of the batch does not matter: the value stays, and gradients move with their rows.",
+    fix="Address rows by the relation, the labels or the masks, never by their number; what row i "
+    "counts must not depend on i.",
+    needs=(*NUMBERS, "rows_are_independent", "columns_in_any_order", "single_rows"),
+)
+def order_of_the_batch(subject: Subject) -> Iterator[str]:
+    for case in subject.cases:
+        moved, order = case.permuted()
+        plain = subject.run(case)
+        expected = Outcome(
+            plain.raw,
+            plain.value[order["rows"]] if plain.value.ndim else plain.value,
+            {name: g[order[name]] if name in order else g for name, g in plain.grads.items()},
+        )
+        where = f"{case.name}, in another order"
+        yield from compare(where, subject.run(moved), expected, 1e-9)
+
+
+@promise(
+    PROMISES,
+    "Weights count relative to each other: scaling all changes no mean, and ones change nothing.",
+    fix="Multiply each row's loss and gradient by its weight, and divide a mean by the sum of "
+    "weights, not by n.",
+    needs=NUMBERS,
+)
+def weights(subject: Subject) -> Iterator[str]:
+    is_mean = subject.reduction in ("mean", "mean_active")
+    for case in subject.cases:
+        w = np.random.default_rng(15).random(case.rows) + 0.1
+        try:
+            once, thrice = (subject.run(case, weights=factor * w) for factor in (1, 3))
+        except ArgumentError:
+            continue
+        for key, x in once.all.items():
+            if difference(thrice.all[key], x if is_mean else 3 * x) > 1e-9:
+                yield f"{case.name}: three times the weights change {key}"
+        if "weights" not in case.floats:
+            plain, ones = subject.run(case), subject.run(case, weights=np.ones(case.rows))
+            yield from compare(f"{case.name}, with weights of 1", ones, plain, 1e-9)
+
+
+@promise(
+    PROMISES,
+    "The value is what the rows have by themselves, each multiplied by its weight.",
+    fix="Multiply each row's loss and gradient by its weight; coreframe.result.reduce_rows does "
+    "it for every reduction.",
+    needs=(*NUMBERS, "weights"),
+)
+def weighted_rows(subject: Subject) -> Iterator[str]:
+    for case in subject.cases:
+        try:
+            alone = [subject.run(case, weights=w).value.sum() for w in np.eye(case.rows)]
+        except ArgumentError:
+            continue
+        rows = np.asarray(alone)
+        if np.any(rows) and np.ptp(rows) == 0:
+            yield f"{case.name}: whichever row has all the weight, the value is {rows[0]:.6g}"
+            continue
+        # A row without a loss may not count; with weight 0 it does not matter which.
+        w = np.where(rows == 0, 0.0, np.random.default_rng(15).random(case.rows) + 0.1)
+        expected = float(w @ rows)
+        if subject.reduction in ("mean", "mean_active") and w.any():
+            expected /= w.sum()
+        got = float(subject.run(case, weights=w).value.sum())
+        if difference(got, expected) > 1e-9:
+            yield (
+                f"{case.name}: by their weights the losses of the rows make {expected:.6g}, "
+                f"the value is {got:.6g}"
+            )
+
+
+# Edges --------------------------------------------------------------------------------------
+
+
+def _edge(name: str, sentence: str, *, fix: str) -> None:
+    """Promise that the results are finite on the edge cases of one name."""
+
+    def problems(subject: Subject) -> Iterator[str]:
+        cases = subject.edge_cases(name)
+        if not cases:
+            raise NotApplicable("it takes no such batch")
+        for case in cases:
+            yield from _not_finite(subject, case)
+
+    problems.__name__ = name
+    promise(PROMISES, f"{sentence} give finite results.", fix=fix, needs=NUMBERS)(problems)
+
+
+def _not_finite(subject: Subject, case: Case) -> Iterator[str]:
+    for dtype in (np.float64, np.float32):
+        for name, x in subject.run(case, dtype=dtype).all.items():
+            if not np.isfinite(x).all():
+                yield f"{case.name}, {np.dtype(dtype).name}: {name} is not finite"
+
+
+_edge(
+    "one_row",
+    "Batches of one row",
+    fix="Divide by no n - 1 and by no number of negatives without xp.where(count > 0, ...); a "
+    "batch without meaning may be refused by an ArgumentError.",
+)
+_edge(
+    "duplicates",
+    "Rows that equal each other",
+    fix="Guard square roots and norms of differences: xp.where(d > 0, d, 1) before dividing by d, "
+    "not after, since 0 * inf is NaN.",
+)
+_edge(
+    "zero_vectors",
+    "Zero vectors",
+    fix="Guard denominators with xp.where before dividing, not after, since 0 * inf is NaN: the "
+    "cosine of a zero vector is 0, and its gradient 0.",
+)
+_edge(
+    "magnitudes",
+    "Vectors 1e15 long, and 1e-15 short,",
+    fix="Shift by the maximum before exp (logsumexp), and add no epsilon to norms.",
+)
+_edge(
+    "no_positives",
+    "Rows without positives",
+    fix="Take maxima and minima over positives through xp.where(positive, s, ...), and divide by "
+    "their number only where it is not 0; the engine leaves such rows out.",
+)
+_edge(
+    "no_negatives",
+    "Rows without negatives",
+    fix="Take maxima and sums over negatives through xp.where(negative, s, ...): the logarithm of "
+    "an empty sum is not finite.",
+)
+
+
+@promise(
+    PROMISES,
+    "With ties the results are finite, and it does not matter which of the equal ones comes first.",
+    fix="Take the value of a maximum (xp.max), not what stands at its index in another array.",
+    needs=(*NUMBERS, "order_of_the_batch"),
+)
+def ties(subject: Subject) -> Iterator[str]:
+    for case in subject.edge_cases("ties"):
+        yield from _not_finite(subject, case)
+        here, moved = (np.sort(subject.run(x).value, axis=None) for x in (case, case.permuted()[0]))
+        if difference(moved, here) > 1e-9:
+            yield f"{case.name}: in another order the value is {moved}, and not {here}"
+
+
+@promise(
+    PROMISES,
+    "If all weights are 0, value and gradients are 0.",
+    fix="Divide by the sum of weights only where it is not 0: see coreframe.result.reduce_rows.",
+    needs=NUMBERS,
+)
+def zero_weights(subject: Subject) -> Iterator[str]:
+    cases = subject.edge_cases("zero_weights")
+    if not cases:
+        raise NotApplicable("it takes no such batch")
+    for case in cases:
+        for name, x in subject.run(case).all.items():
+            if np.any(x != 0):
+                yield f"{case.name}: {name} is not 0"
+
+
+@promise(
+    PROMISES,
+    "A NaN is not hidden: it is refused, or the value or a gradient is NaN.",
+    fix="Delete nan_to_num; write xp.where(z <= 0, 0, z), which keeps a NaN, for "
+    "xp.where(z > 0, z, 0); the training loop then skips the step and names the rows.",
+    needs=NUMBERS,
+)
+def nan_is_reported(subject: Subject) -> Iterator[str]:
+    for case in subject.cases:
+        read = subject.run(case).grads
+        for name in case.embeddings:
+            if not np.any(read[name]):
+                continue  # what the loss does not read, it need not report
+            batch = case.batch()
+            spoiled = np.array(case.floats[name])
+            spoiled[0] = np.nan
+            object.__setattr__(batch, name, spoiled)  # as from a GPU, where no value is looked at
+            params = {key: on_numpy(x) for key, x in subject.params.items()}
+            try:
+                outcome = Outcome.of(subject.loss.value_and_grad(batch, params or None))
+            except ArgumentError:
+                continue
+            if all(np.isfinite(x).all() for x in outcome.all.values()):
+                yield f"{case.name}: with NaN in row 0 of {name}, value and gradients are finite"
+
+
+@promise(
+    PROMISES,
+    "No warning is raised, edge cases included.",
+    fix="Guard the operation before it happens: xp.where around the argument of log, division "
+    "and sqrt, not around the result.",
+    needs=(*NUMBERS, "warning_filters", *arrays.edges()),
+)
+def no_warnings(subject: Subject) -> Iterator[str]:
+    for case in [*subject.cases, *subject.usable(arrays.edge_cases())]:
+        for dtype in (np.float64, np.float32):
+            with recorded_warnings() as caught:
+                subject.run(case, dtype=dtype)
+            for warning in caught:
+                yield f"{case.name}, {np.dtype(dtype).name}: {warning.message}"

@@ -1,0 +1,118 @@
+"""What a component could remember from call to call: looked at, and taken away again."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+LARGEST = 10_000  # entries of a container that is copied
+
+_NUMBERS = (type(None), bool, int, float, complex, str, bytes, np.generic)
+
+
+class Remembered:
+    """The data of a component, of its classes and of their modules, as it was before its use.
+
+    Functions that cache their results (``functools.lru_cache``) are emptied with it. What the
+    core of coreframe keeps is not looked at.
+    """
+
+    def __init__(self, component: Any) -> None:
+        kinds = [k for k in type(component).__mro__ if _is_foreign(k.__module__)]
+        modules = dict.fromkeys(sys.modules.get(k.__module__) for k in kinds)
+        owners = [component, *kinds, *(module for module in modules if module)]
+        self._before = [(owner, _copied(_names(owner))) for owner in owners]
+
+    def changed(self) -> list[str]:
+        """Return what is other than before, in words."""
+        found = []
+        for owner, before in self._before:
+            now = _names(owner)
+            found += [
+                f"{name} of {_called(owner)}"
+                for name in [*before, *(now.keys() - before.keys())]
+                if name not in now or name not in before or not _same(now[name], before[name][1])
+            ]
+        return found
+
+    def forget(self) -> None:
+        """Bring all of it back, and empty caches."""
+        for owner, before in self._before:
+            for name, x in list(getattr(owner, "__dict__", {}).items()):
+                if hasattr(x, "cache_clear"):
+                    x.cache_clear()
+                elif name not in before and _is_data(name, x):
+                    (type if isinstance(owner, type) else object).__delattr__(owner, name)
+            now = _names(owner)
+            for name, (x, was) in before.items():
+                if name not in now or not _same(now[name], was):
+                    writer = type if isinstance(owner, type) else object
+                    writer.__setattr__(owner, name, _refilled(x, was))
+
+
+def _called(owner: Any) -> str:
+    if isinstance(owner, type):
+        return f"the class {owner.__name__}"
+    if isinstance(owner, type(sys)):
+        return f"the module {owner.__name__}"
+    return "the object"
+
+
+def _is_foreign(module: str) -> bool:
+    root = module.partition(".")[0]
+    return root != "coreframe" and root not in sys.stdlib_module_names - {"__main__"}
+
+
+def _names(owner: Any) -> dict[str, Any]:
+    """Return the data of an object, class or module by name."""
+    return {name: x for name, x in getattr(owner, "__dict__", {}).items() if _is_data(name, x)}
+
+
+def _copied(names: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return each thing with a copy of what it holds: the thing itself may be written to."""
+    return {name: (x, copy.deepcopy(x)) for name, x in names.items()}
+
+
+def _is_data(name: str, x: Any) -> bool:
+    return not (name.startswith("__") and name.endswith("__")) and _is_plain(x)
+
+
+def _is_plain(x: Any, depth: int = 3) -> bool:
+    """Say whether a value is data, and small enough to be copied."""
+    if isinstance(x, _NUMBERS):
+        return True
+    if isinstance(x, np.ndarray):
+        return x.size <= LARGEST and x.dtype.kind != "O"
+    if type(x) not in (list, tuple, set, frozenset, dict) or not depth or len(x) > LARGEST:
+        return False
+    entries = [*x, *x.values()] if isinstance(x, dict) else x
+    return all(_is_plain(entry, depth - 1) for entry in entries)
+
+
+def _same(x: Any, y: Any) -> bool:
+    if type(x) is not type(y):
+        return False
+    if isinstance(x, np.ndarray):
+        return x.dtype == y.dtype and np.array_equal(x, y, equal_nan=x.dtype.kind in "fc")
+    if isinstance(x, dict):
+        return x.keys() == y.keys() and all(_same(x[key], y[key]) for key in x)
+    if isinstance(x, list | tuple):
+        return len(x) == len(y) and all(map(_same, x, y))
+    return bool(x == y) or x != x
+
+
+def _refilled(x: Any, was: Any) -> Any:
+    """Return the very object that was there, with what it held: others may refer to it."""
+    fresh = copy.deepcopy(was)
+    if isinstance(x, list):
+        x[:] = fresh
+    elif isinstance(x, dict | set):
+        x.clear()
+        x.update(fresh)
+    elif isinstance(x, np.ndarray) and x.flags.writeable and x.shape == fresh.shape:
+        x[...] = fresh
+    return x
