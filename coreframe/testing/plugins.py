@@ -166,17 +166,21 @@ def package(name: str) -> Package:
         whole = {p.distribution for p in found} | {""}
         title = f"{found[0].distribution} {found[0].version}" if len(whole) == 2 else name
         return Package(title, tuple(found))
-    try:
-        importable = importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        importable = False
-    if not importable:
+    if not is_module(name):
         known = {p.distribution for p in installed}
         raise UnknownName(
             f"{name!r} is no installed distribution with an entry point of the group coreframe, "
             f"and no module.{nearest(name, known)}"
         )
     return Package(name, (Plugin("", "?", name, name),))
+
+
+def is_module(name: str) -> bool:
+    """Say whether a text names a module that is there."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 # Metadata -----------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ def check(target: str, **arguments: Any) -> list[Check]:
 
     ``target`` is a registered name (``soft_margin``), one with its kind (``losses:soft_margin``)
     or with its distribution (``soft-margin-plugin:soft_margin``), or an import target
-    (``package.module:Class``), which need not be registered. The name of a distribution means all
-    that it offers: see ``check_plugin``.
+    (``package.module:Class``), which need not be registered. A distribution or a module with hooks
+    means all that it offers: see ``check_plugin``.
     """
     return _flat(suites(target, arguments))
 
@@ -111,7 +111,12 @@ def suites(
     arguments = dict(arguments or {})
     if normalised(target) in plugins.distributions():
         return plugin_suites(plugins.package(target), arguments, make)
-    kind, name, component = _find(target)
+    try:
+        kind, name, component = _find(target)
+    except UnknownName:
+        if ":" in target or not plugins.is_module(target):
+            raise
+        return plugin_suites(plugins.package(target), arguments, make)
     title = f"{kind}:{name}" if name else target
     if kind == "backends":
         return [_suite(backends.KIT, make(component, arguments) if arguments else component, title)]
