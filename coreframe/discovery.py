@@ -36,7 +36,7 @@ class Plugin:
     requires: tuple[str, ...] = field(default=(), repr=False)
     state: str = "found"  # found | importing | loaded | failed | off
     error: str = ""
-    undone: str = ""  # what it did that was put back
+    deeds: str = ""  # what it changed and printed, and what became of it
     seconds: float = 0.0
     hooks: dict[str, Any] = field(default_factory=dict, repr=False)
 

@@ -100,11 +100,16 @@ class EmbedderError(CoreframeError, RuntimeError):
 
 
 class PluginError(CoreframeError, RuntimeError):
-    """A plugin failed, and COREFRAME_STRICT=1 asks for an error rather than a warning."""
+    """A plugin failed where it cannot be left out, or COREFRAME_STRICT=1 asks for an error."""
 
 
 class PluginWarning(UserWarning):
-    """A plugin failed and was left out, or is slow; everything else works."""
+    """A plugin was left out, is slow, or did what was put back; everything else works."""
+
+
+def with_notes(error: BaseException) -> str:
+    """Return an error's text with what was noted on its way: the plugin that it comes from."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -33,14 +33,15 @@ lock = threading.RLock()
 def isolated(plugin: Plugin, doing: str) -> Iterator[list[str]]:
     """Run the block as the plugin's: ``doing`` says what, such as "importing".
 
-    Yields a list that holds afterwards, in words, what was put back. Ours run as they are.
+    Yields a list that holds afterwards, in words, what it did. Ours run as they are.
     """
-    undone: list[str] = []
+    deeds: list[str] = []
     if plugin.built_in:
-        yield undone
+        yield deeds
         return
     changed: list[str] = []
     printed: list[str] = []
+    before = set(threading.enumerate())
     try:
         with (
             lock,
@@ -48,13 +49,15 @@ def isolated(plugin: Plugin, doing: str) -> Iterator[list[str]]:
             _stdout_caught(printed),
             process_state.kept(changed),
         ):
-            yield undone
+            yield deeds
     finally:
         if changed:
-            undone.append(f"it changed {_listed(changed)}")
+            deeds.append(f"it changed {_listed(changed)}, which is put back")
         if told := "".join(printed):
             print(told, end="" if told.endswith("\n") else "\n", file=sys.stderr)
-            undone.append(f"it printed {told.strip()[:60]!r} to stdout")
+            deeds.append(f"it printed {told.strip()[:60]!r} to stdout, which went to stderr")
+        if started := process_state.threads_since(before):
+            deeds.append(f"it started {_listed(started)}, which runs on")
 
 
 def _listed(names: list[str]) -> str:

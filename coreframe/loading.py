@@ -40,10 +40,6 @@ def import_target(target: str) -> Any:
         raise ImportError(f"module {module!r} has no attribute {attribute!r}") from None
 
 
-def put_back(what: list[str]) -> str:
-    return f"{'; '.join(what)}. It was put back."
-
-
 def warn(message: str) -> None:
     """Warn, or raise where COREFRAME_STRICT asks for it."""
     if os.environ.get("COREFRAME_STRICT") == "1":
@@ -73,10 +69,10 @@ class Loader:
         self.done = True
 
     def _load(self, plugin: Plugin) -> None:
-        started, undone = time.perf_counter(), []
+        started, deeds = time.perf_counter(), []
         plugin.state = "importing"
         try:
-            with isolated(plugin, "importing") as undone:
+            with isolated(plugin, "importing") as deeds:
                 module = importlib.import_module(plugin.module)
                 target = import_target(plugin.value) if ":" in plugin.value else module
                 self._manager.register(target, name=plugin.key)
@@ -85,9 +81,9 @@ class Loader:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self._fail(plugin, error, undone)
+            self._fail(plugin, error, deeds)
         else:
-            self._say_undone(plugin, "at import", undone)
+            self._say_deeds(plugin, "at import", deeds)
         plugin.seconds = time.perf_counter() - started
         if plugin.seconds > isolation.SLOW_SECONDS:
             _log.warning("%s took %.1f s to import", plugin.title, plugin.seconds)
@@ -117,22 +113,22 @@ class Loader:
                     f"coreframe {VERSION} knows: {', '.join(HOOKS)}"
                 )
 
-    def _fail(self, plugin: Plugin, error: BaseException, undone: list[str]) -> None:
+    def _fail(self, plugin: Plugin, error: BaseException, deeds: list[str]) -> None:
         """Roll a plugin back and say so once, naming it."""
         if self._manager.has_plugin(plugin.key):
             self._manager.unregister(name=plugin.key)
         plugin.fail(explain(plugin, error))
-        plugin.undone = "; ".join(undone)
+        plugin.deeds = "; ".join(deeds)
         self._say_failed(plugin, error)
 
     def _say_failed(self, plugin: Plugin, error: BaseException | None = None) -> None:
-        also = f". Also, {plugin.undone}; this was put back" if plugin.undone else ""
+        also = f". Also, {plugin.deeds}" if plugin.deeds else ""
         self._say(f"{plugin.title} was left out: {plugin.error}{also}", error)
 
-    def _say_undone(self, plugin: Plugin, when: str, undone: list[str]) -> None:
-        if undone:
-            plugin.undone = "; ".join(undone)
-            self._say(f"{plugin.title}, {when}: {put_back(undone)}")
+    def _say_deeds(self, plugin: Plugin, when: str, deeds: list[str]) -> None:
+        if deeds:
+            plugin.deeds = "; ".join(deeds)
+            self._say(f"{plugin.title}, {when}: {plugin.deeds}")
 
     def _say(self, message: str, error: BaseException | None = None) -> None:
         """Warn. Where warnings are errors, keep it until all plugins are loaded."""
@@ -152,10 +148,10 @@ class Loader:
         """Call one hook of one plugin and check the table that it returns."""
         if hook not in plugin.hooks:
             return {}
-        undone: list[str] = []
+        deeds: list[str] = []
         try:
             ours = plugin.hooks[hook]  # which may take fewer arguments than the hook has
-            with isolated(plugin, f"in {hook}") as undone:
+            with isolated(plugin, f"in {hook}") as deeds:
                 table = ours.function(*(arguments[name] for name in ours.argnames))
                 if not isinstance(table, Mapping):
                     raise PluginError(f"{hook} must return a mapping, got {type(table).__name__}")
@@ -164,9 +160,9 @@ class Loader:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self._fail(plugin, error, undone)
+            self._fail(plugin, error, deeds)
             return {}
-        self._say_undone(plugin, f"in {hook}", undone)
+        self._say_deeds(plugin, f"in {hook}", deeds)
         return table
 
 

@@ -42,7 +42,6 @@ class Part:
 def kept(changed: list[str]) -> Iterator[None]:
     """Put back what the block changes, and add the names of it to ``changed``."""
     before = [part.read() for part in PARTS]
-    threads = set(threading.enumerate())
     try:
         yield
     finally:
@@ -50,10 +49,15 @@ def kept(changed: list[str]) -> Iterator[None]:
             if not part.same(was, part.read()):
                 part.write(was)
                 changed.append(part.name)
-        for thread in set(threading.enumerate()) - threads:
-            if thread.is_alive() and thread.name != TIMER:
-                ends = "" if thread.daemon else ", which the program waits for at its end"
-                changed.append(f"a thread {thread.name!r}, which runs on{ends}")
+
+
+def threads_since(before: set[threading.Thread]) -> list[str]:
+    """Return what was started since then; it cannot be stopped."""
+    return [
+        f"the thread {thread.name!r}" + " (the program ends after it)" * (not thread.daemon)
+        for thread in threading.enumerate()
+        if thread not in before and thread.name != TIMER
+    ]
 
 
 TIMER = "coreframe-still-importing"
@@ -145,15 +149,20 @@ def _added(was: list[Any], now: list[Any]) -> list[Any]:
     return [filter_ for filter_ in now if filter_ not in was]
 
 
+def _is_narrow(filter_: Any) -> bool:
+    """A filter for one message, one module or a library's own category is that library's affair."""
+    _, message, category, module, _ = filter_
+    return bool(message or module or category.__module__ != "builtins")
+
+
 def _same_warnings(was: tuple[list[Any], Any], now: tuple[list[Any], Any]) -> bool:
-    """A filter for one message or one module is a library's own affair."""
-    narrow = all(message or module for _, message, _, module, _ in _added(was[0], now[0]))
+    narrow = all(map(_is_narrow, _added(was[0], now[0])))
     kept_order = [filter_ for filter_ in now[0] if filter_ in was[0]] == was[0]
     return narrow and kept_order and was[1] is now[1]
 
 
 def _write_warnings(was: tuple[list[Any], Any]) -> None:
-    narrow = [x for x in _added(was[0], list(warnings.filters)) if x[1] or x[3]]
+    narrow = [x for x in _added(was[0], list(warnings.filters)) if _is_narrow(x)]
     warnings.filters[:] = [*narrow, *was[0]]  # type: ignore[index]
     warnings.showwarning = was[1]
     with warnings.catch_warnings():  # which makes Python forget what it has looked up

@@ -27,7 +27,7 @@ from coreframe.errors import (
 )
 from coreframe.isolation import explain, isolated
 from coreframe.isolation import lock as _lock
-from coreframe.loading import Loader, put_back, warn
+from coreframe.loading import Loader, warn
 from coreframe.loading import import_target as import_target
 from coreframe.plugin import KINDS
 
@@ -44,14 +44,20 @@ class Entry:
     def qualified(self) -> str:
         return f"{self.plugin.key}:{self.name}"
 
+    @property
+    def origin(self) -> str:
+        """For messages, " of DISTRIBUTION VERSION"; of our own, nothing."""
+        who = self.plugin
+        return "" if who.built_in else f" of {who.distribution} {who.version}"
+
     def load(self) -> Any:
         """Import the component. An error on the way says which plugin it belongs to."""
         module = self.target.partition(":")[0]
-        undone: list[str] = []
+        deeds: list[str] = []
         try:
             if module in sys.modules:
                 return import_target(self.target)
-            with isolated(self.plugin, f"importing {module}") as undone:
+            with isolated(self.plugin, f"importing {module}") as deeds:
                 return import_target(self.target)
         except Exception as error:
             hint = explain(self.plugin, error).partition("; ")[2]
@@ -63,8 +69,8 @@ class Entry:
         except BaseException as error:
             raise _made_an_error(self.plugin, error) from error
         finally:
-            if undone:
-                warn(f"{self.plugin.title}, importing {module}: {put_back(undone)}")
+            if deeds:
+                warn(f"{self.plugin.title}, importing {module}: {'; '.join(deeds)}")
 
 
 class Registry:
@@ -292,10 +298,13 @@ def _owner(error: BaseException) -> tuple[Plugin, str] | None:
     while step is not None:
         frame, line = step.tb_frame, step.tb_lineno
         component = type(frame.f_locals.get("self"))
-        for module in (frame.f_globals.get("__name__"), component.__module__):
+        file = os.path.basename(frame.f_code.co_filename)
+        for module, place in (
+            (frame.f_globals.get("__name__"), f"{file}:{line}"),
+            (component.__module__, component.__name__),
+        ):
             if owner := packages.get(str(module).partition(".")[0]):
-                place = f"{os.path.basename(frame.f_code.co_filename)}:{line}"
-                found = owner, place if module != component.__module__ else component.__name__
+                found = owner, place
                 break
         step = step.tb_next
     return found

@@ -30,6 +30,7 @@ from coreframe.sampler import Sampler
 from coreframe.scheduler import Scheduler
 
 
+@registry.naming_plugins()
 def fit(
     train: Pairs,
     dev: Pairs | None = None,
@@ -249,7 +250,9 @@ def _component(kind: str, given: Any, wanted: type) -> Any:
             "start=, and train another adapter on top"
         )
     if not isinstance(found, wanted):
-        raise ArgumentTypeError(
-            f"{kind} takes a name or a coreframe.{wanted.__name__}, got {given!r}"
-        )
+        came = f"{given!r}"
+        if isinstance(given, str):
+            origin = registry.registry().find(kind, given).origin
+            came += f"{origin}, which makes a {type(found).__name__}"
+        raise ArgumentTypeError(f"{kind} takes a name or a coreframe.{wanted.__name__}, got {came}")
     return found

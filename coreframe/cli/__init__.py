@@ -42,6 +42,7 @@ from coreframe.errors import (
     OutputError,
     PluginError,
     PluginWarning,
+    with_notes,
 )
 
 __all__ = ["BAD_DATA", "FAILED", "INTERRUPTED", "NOT_BETTER", "TERMINATED", "USAGE", "main", "run"]
@@ -77,7 +78,7 @@ def run(arguments: list[str] | None = None) -> int:
         except CoreframeError as error:
             if "--debug" in words:
                 raise
-            click.echo(f"error: {_with_notes(error)}", err=True)
+            click.echo(f"error: {with_notes(error)}", err=True)
             if isinstance(error, DataError):
                 return BAD_DATA
             failures = OutputError | MissingExtra | PluginError | EmbedderError | Diverged
@@ -85,14 +86,9 @@ def run(arguments: list[str] | None = None) -> int:
         except Exception as error:  # a plugin's, or ours: one line all the same
             if "--debug" in words:
                 raise
-            text = f"{type(error).__name__}: {_with_notes(error)}"
+            text = f"{type(error).__name__}: {with_notes(error)}"
             click.echo(f"failed: {text} (--debug shows more)", err=True)
             return FAILED
-
-
-def _with_notes(error: BaseException) -> str:
-    """Return an error's text with what was noted on the way: the plugin that it comes from."""
-    return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _show_warning(message: Warning | str, *rest: Any) -> None:

@@ -1,4 +1,4 @@
-"""``coreframe plugins``: what is installed, whether it works, and what it did that was put back."""
+"""``coreframe plugins``: what is installed, whether it works, and what it did to the process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _print(found: list[discovery.Plugin], as_json: bool) -> None:
                 "seconds": round(plugin.seconds, 3),
                 "offers": plugin.kinds,
                 "error": plugin.error,
-                "put back": plugin.undone,
+                "deeds": plugin.deeds,
             }
             for plugin in found
         ]
@@ -57,5 +57,4 @@ def _print(found: list[discovery.Plugin], as_json: bool) -> None:
 
 
 def _remark(plugin: discovery.Plugin) -> str:
-    put_back = f"{plugin.undone}, put back" if plugin.undone else ""
-    return "; ".join(filter(None, (plugin.error, put_back)))
+    return "; ".join(filter(None, (plugin.error, plugin.deeds)))

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from coreframe import errors
+from coreframe.plugin import HOOKS
 
 BROKEN = {
     "broken-plugin/fails_to_import": "ModuleNotFoundError: No module named "
-    "'a_package_that_is_not_installed' (fails_to_import.py:3)",
+    "'a_package_that_is_not_installed' (fails_to_import.py:3); "
+    "broken-plugin does not say in its metadata what brings 'a_package_that_is_not_installed'",
     "broken-plugin/misspelt_hook": "unknown hook 'coreframe_loses'. "
-    "Did you mean 'coreframe_losses'?",
+    "Did you mean 'coreframe_losses'? " + f"coreframe 0.1.0 knows: {', '.join(HOOKS)}",
     "broken-plugin/raising_hook": "RuntimeError: the table could not be made (raising_hook.py:13)",
 }
 

@@ -19,9 +19,15 @@ def available() -> bool:
 
 @functools.cache
 def _importable() -> bool:
-    """Try the import: a numba that is installed may still refuse this NumPy."""
+    """Try it: a numba that is installed may still refuse this NumPy, or other packages' metadata.
+
+    Its extensions would be loaded with the first compilation, inside a kernel.
+    """
     try:
         import numba  # noqa: F401
+        from numba.core import entrypoints
+
+        entrypoints.init_all()
     except Exception:
         return False
     return True

@@ -1,0 +1,397 @@
+"""A bad plugin harms nobody: one warning names it and its version, and all else works."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import bad_plugins
+import pytest
+from bad_plugins import CHANGING, DAMAGED, FAILING, Bad
+
+EVERY = {**FAILING, **CHANGING}
+TWO = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+"""So that one thread is a change, whatever this machine has."""
+STATE = """
+import gc, json, locale, logging, os, random, signal, sys, warnings
+def state():
+    import numpy, threadpoolctl
+    return [
+        [str(f) for f in warnings.filters if not (f[1] or f[3])], numpy.geterr(),
+        sorted(p["num_threads"] for p in threadpoolctl.threadpool_info()),
+        sorted(k for k in os.environ if "THREADS" in k or "COREFRAME" in k),
+        locale.setlocale(locale.LC_ALL), str(signal.getsignal(signal.SIGTERM)), os.getcwd(),
+        [p for p in sys.path if p == "/nowhere"], len(logging.root.handlers), logging.root.level,
+        type(sys.stdout).__name__, sys.excepthook is sys.__excepthook__, sys.getrecursionlimit(),
+        gc.isenabled(),
+    ]
+"""
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plugin that works, and is found last."""
+    folder = tmp_path_factory.mktemp("good")
+    bad_plugins.write(folder, "zz_good", Bad("", "", out=False))
+    return folder
+
+
+def output(ran: subprocess.CompletedProcess[str], code: int = 0) -> str:
+    assert ran.returncode == code, ran.stderr
+    return ran.stdout
+
+
+# One at a time --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_one_warning_names_it_and_all_else_works(python, tmp_path, good, name: str) -> None:
+    bad = EVERY[name]
+    folder = bad_plugins.write(tmp_path / "bad", name, bad)
+    ran = python("-m", "coreframe", "list", "losses", "--json", plugins=(folder, good), **TWO)
+    names = [entry["name"] for entry in json.loads(output(ran))]
+    assert {"info_nce", "zz_good"} <= set(names)
+    warned = [line for line in ran.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 1, ran.stderr
+    left_out = " was left out: " if bad.out else ", "
+    dashed = name.replace("_", "-")
+    assert warned[0].startswith(f"warning: plugin bad-{dashed}/bad_{name} 1.2{left_out}")
+    assert bad.words in warned[0]
+    assert "Traceback" not in ran.stderr
+    assert (name in names) is (bad.offers and not bad.out)
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("numpy_first", [False, True])
+def test_what_they_change_is_put_back(python, tmp_path, good, numpy_first: bool) -> None:
+    """All at once, before or after NumPy is there: the process is as one without plugins."""
+    folders = [good]
+    for name, bad in CHANGING.items():
+        if name not in ("thread", "streams"):
+            folders.append(bad_plugins.write(tmp_path / name, name, bad))
+    code = f"""
+{STATE}
+warnings.simplefilter("default")
+{"import numpy, threadpoolctl" if numpy_first else ""}
+random.seed(5)
+from coreframe import registry
+names = [e.name for e in registry.registry().entries("losses")]
+print(json.dumps([names, state(), random.random()]))
+"""
+    plain = json.loads(output(python("-c", code, **TWO)))
+    ran = python("-c", code, plugins=tuple(folders), **TWO)
+    names, *after = json.loads(output(ran))
+    assert after == plain[1:]
+    assert {"seed", "seterr", "zz_good"} <= set(names)
+    said = [line for line in ran.stderr.splitlines() if "PluginWarning: plugin bad-" in line]
+    assert len(said) == len(folders) - 1
+
+
+def test_a_seeded_generator_goes_on_where_it_was(python, tmp_path) -> None:
+    folder = bad_plugins.write(tmp_path / "bad", "seed", CHANGING["seed"])
+    code = """
+import numpy
+numpy.random.seed(3)
+first = numpy.random.random()
+from coreframe import registry
+registry.registry()
+numpy.random.seed(3) if len(__import__("sys").argv) > 1 else None
+print(first, numpy.random.random())
+"""
+    first, second = map(float, output(python("-c", code, plugins=(folder,))).split())
+    assert first != second
+    plain = output(python("-c", code))
+    assert plain.split() == [str(first), str(second)]
+
+
+def test_a_stdout_that_was_wrapped_still_works(python, tmp_path) -> None:
+    """The wrapper is collected late, or it would close the stream that it shares."""
+    folder = bad_plugins.write(tmp_path / "bad", "streams", CHANGING["streams"])
+    ran = python("-m", "coreframe", "plugins", "--json", plugins=(folder,))
+    assert json.loads(output(ran))[-1]["deeds"] == (
+        "it changed sys.stdout or sys.stderr, which is put back"
+    )
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_metadata_still_has_a_name(python, tmp_path, good, name: str) -> None:
+    """Its folder says it; and the damage of one distribution is no other's."""
+    bad = bad_plugins.write(tmp_path / "bad", name, DAMAGED[name])
+    ran = python("-m", "coreframe", "plugins", "--json", plugins=(bad, good))
+    found = {plugin["plugin"]: plugin for plugin in json.loads(output(ran))}
+    assert found[f"bad-{name}/bad_{name}"]["state"] == "loaded"
+    assert found[f"bad-{name}/bad_{name}"]["version"] == "1.2"
+    assert found["bad-zz-good/bad_zz_good"]["state"] == "loaded"
+
+
+def test_entry_points_that_are_not_utf8_name_themselves(python, tmp_path, good) -> None:
+    folder = bad_plugins.write(tmp_path / "bad", "bytes", Bad("", ""))
+    text = b"[coreframe]\nbad_bytes = bad_\xffbytes\n"
+    (folder / "bad_bytes-1.2.dist-info" / "entry_points.txt").write_bytes(text)
+    ran = python("-m", "coreframe", "list", "losses", plugins=(folder, good))
+    assert "zz_good" in output(ran)
+    assert "plugin bad-bytes/bad_bytes 1.2 was left out: its entry_points.txt" in ran.stderr
+
+
+# Slow, hanging, ended -------------------------------------------------------------------------
+
+
+def test_a_slow_import_is_named_while_it_runs(tmp_path, good) -> None:
+    """After five seconds; `coreframe plugins` then lists it even where it is stopped."""
+    slow = bad_plugins.write(tmp_path / "bad", "slow", Bad("import time\ntime.sleep(60)", ""))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COREFRAME_")}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (slow, good)))
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coreframe", "plugins", "--json"],
+        env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert 5 <= time.monotonic() - started < 50
+    assert line == (
+        "warning: plugin bad-slow/bad_slow 1.2 is still importing after 5 s; "
+        "COREFRAME_PLUGINS=-bad-slow/bad_slow leaves it out\n"
+    )
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted"
+    states = {plugin["plugin"]: plugin["state"] for plugin in json.loads(out)}
+    assert states["bad-slow/bad_slow"] == "importing"
+    assert states["bad-zz-good/bad_zz_good"] == "found"
+    assert states["coreframe-ml/coreframe_losses"] == "loaded"
+
+
+def test_metadata_is_enough_to_list(python, tmp_path, good) -> None:
+    """Even where the import would end the process, which nothing can catch."""
+    ends = bad_plugins.write(tmp_path / "ends", "ends", Bad("import os\nos._exit(9)", ""))
+    older = bad_plugins.write(tmp_path / "older", "older", FAILING["older"])
+    command = ("-m", "coreframe", "plugins")
+    assert python(*command, plugins=(ends, good)).returncode == 9
+    setting = {"COREFRAME_PLUGINS": "-bad-zz-good"}
+    ran = python(*command, "--no-import", "--json", plugins=(ends, older, good), **setting)
+    found = {plugin["plugin"]: plugin for plugin in json.loads(output(ran))}
+    assert found["bad-ends/bad_ends"]["state"] == "found"
+    assert found["bad-older/bad_older"]["state"] == "failed"
+    assert "coreframe-ml<0.1" in found["bad-older/bad_older"]["error"]
+    assert found["bad-zz-good/bad_zz_good"]["state"] == "off"
+    assert found["coreframe-ml/coreframe_losses"]["state"] == "found"
+
+
+@pytest.mark.parametrize("setting", ["none", ""])
+def test_none_imports_nothing_foreign(python, tmp_path, setting: str) -> None:
+    writes = bad_plugins.write(tmp_path / "bad", "writes", Bad("open('imported', 'w')", ""))
+    command = ("-m", "coreframe", "plugins", "--json")
+    states = json.loads(output(python(*command, plugins=(writes,), COREFRAME_PLUGINS=setting)))
+    assert {plugin["state"] for plugin in states} == {"loaded", "off"}
+    assert not (tmp_path / "imported").exists()
+    output(python(*command, plugins=(writes,)))
+    assert (tmp_path / "imported").exists()  # the test can fail
+
+
+# Strictness, warnings as errors, recursion ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["raises", "prints"])
+def test_strict_makes_it_an_error(python, tmp_path, name: str) -> None:
+    folder = bad_plugins.write(tmp_path / "bad", name, EVERY[name])
+    ran = python("-m", "coreframe", "list", plugins=(folder,), COREFRAME_STRICT="1")
+    assert output(ran, 1) == ""
+    assert ran.stderr.splitlines()[-1].startswith(f"error: plugin bad-{name}/bad_{name} 1.2")
+
+
+def test_warnings_as_errors_leave_the_registry_whole(python, tmp_path, good) -> None:
+    """A warning at import then is a failure like another; told as an error, once."""
+    source = "import warnings\nwarnings.warn('old', DeprecationWarning)"
+    warns = bad_plugins.write(tmp_path / "bad", "warns", Bad(source, ""))
+    code = """
+from coreframe.errors import PluginWarning
+from coreframe.registry import registry
+try:
+    registry()
+except PluginWarning as error:
+    print(error)
+print([e.name for e in registry().entries("losses")][-1])
+"""
+    told, last = output(python("-W", "error", "-c", code, plugins=(warns, good))).splitlines()
+    assert told == (
+        "plugin bad-warns/bad_warns 1.2 was left out: DeprecationWarning: old (bad_warns.py:3)"
+    )
+    assert last == "zz_good"
+
+
+def test_a_plugin_may_use_the_registry_while_it_is_imported(python, tmp_path, good) -> None:
+    """It sees ours and those before it; nothing is imported twice, and all are there afterwards."""
+    source = """
+    print("once")
+    from coreframe import build
+    from coreframe.registry import registry
+    loss = build("losses", "info_nce")
+    seen = [entry.name for entry in registry().entries("losses")]
+    """
+    asks = bad_plugins.write(tmp_path / "bad", "asks", Bad(source, ""))
+    code = """
+from coreframe.registry import registry
+names = [entry.name for entry in registry().entries("losses")]
+import bad_asks
+print("zz_good" in names, "zz_good" in bad_asks.seen, "info_nce" in bad_asks.seen)
+"""
+    ran = python("-c", code, plugins=(asks, good))
+    assert output(ran) == "True False True\n"
+    assert ran.stderr.count("it printed 'once' to stdout") == 1
+
+
+# Components -----------------------------------------------------------------------------------
+
+COMPONENT = """
+from dataclasses import dataclass
+from coreframe import PairwiseLoss
+{top}
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(PairwiseLoss):
+    def __post_init__(self):
+        {made}
+
+    def row_terms(self, similarities, positive, negative):
+        {rows}
+        return similarities[:, 0] * 0, similarities * 0
+"""
+IN_COMPONENT = {
+    "import_raises": (("1 / 0", "pass", "pass"), "ZeroDivisionError: division by zero"),
+    "import_exits": (("raise SystemExit(0)", "pass", "pass"), "failed: SystemExit: 0"),
+    "import_needs": (("import fancy_lib", "pass", "pass"), "pip install 'fancy-lib'"),
+    "made_raises": (("", "1 / 0", "pass"), "ZeroDivisionError: division by zero"),
+    "made_exits": (("", "raise SystemExit(0)", "pass"), "failed: SystemExit: 0"),
+    "trains_raises": (("", "pass", "1 / 0"), "ZeroDivisionError: division by zero"),
+    "trains_exits": (("", "pass", "raise SystemExit(0)"), "failed: SystemExit: 0"),
+    "trains_nonsense": (("", "pass", "return None, 3"), "AttributeError"),
+    "trains_shapes": (("", "pass", "return similarities, similarities[:1]"), ""),
+}
+
+
+@pytest.mark.parametrize("name", IN_COMPONENT)
+def test_a_component_that_fails_is_named(python, tmp_path, name: str) -> None:
+    """With distribution and version, whether it is imported, made, or trained with."""
+    parts, words = IN_COMPONENT[name]
+    bad = Bad("", "", requires=("fancy-lib",))
+    folder = bad_plugins.write(tmp_path / "bad", name, bad)
+    source = COMPONENT.format(**dict(zip(("top", "made", "rows"), parts, strict=True)))
+    (folder / f"bad_{name}_component.py").write_text(source)
+    rows = [{"anchor": f"a {i}", "positive": f"b {i}"} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ran = python(
+        "-m", "coreframe", "train", "pairs.jsonl", "-o", "out", "--set", f"losses.0.name={name}",
+        plugins=(folder,), OPENBLAS_NUM_THREADS="1",
+    )  # fmt: skip
+    assert ran.returncode in (1, 2), ran.stderr
+    assert words in ran.stderr
+    dashed = name.replace("_", "-")
+    assert f"bad-{dashed} 1.2" in ran.stderr or f"bad-{dashed}/bad_{name} 1.2" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_fit_names_the_plugin_in_the_error(python, tmp_path) -> None:
+    folder = bad_plugins.write(tmp_path / "bad", "fits", Bad("", ""))
+    source = COMPONENT.format(top="", made="pass", rows="1 / 0")
+    (folder / "bad_fits_component.py").write_text(source)
+    code = """
+import numpy
+from coreframe import Pairs, fit
+x = numpy.random.default_rng(0).normal(size=(8, 4))
+try:
+    fit(Pairs(x, x), epochs=1, loss="fits")
+except ZeroDivisionError as error:
+    print(error.__notes__)
+"""
+    told = output(python("-c", code, plugins=(folder,)))
+    assert told == "['in plugin bad-fits/bad_fits 1.2 (bad_fits_component.py:12)']\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("coreframe.errors:nearest", "'odd' of bad-odd 1.2 is no dataclass of the kind losses"),
+        ("coreframe.plugin:GROUP", "'odd' of bad-odd 1.2 is no dataclass of the kind losses"),
+        ("nowhere.at_all:Loss", "while loading 'odd' (nowhere.at_all:Loss) of bad-odd 1.2"),
+        ("bad_odd:Loss", "module 'bad_odd' has no attribute 'Loss'; while loading 'odd'"),
+    ],
+)
+def test_a_table_with_wrong_targets_is_named_when_it_is_used(
+    python, tmp_path, good, target: str, words: str
+) -> None:
+    source = f"@hookimpl\ndef coreframe_losses(): return {{'odd': '{target}'}}"
+    folder = bad_plugins.write(tmp_path / "bad", "odd", Bad(source, "", offers=False))
+    ran = python("-m", "coreframe", "list", "losses", plugins=(folder, good))
+    assert {"odd", "zz_good"} <= set(output(ran).split())
+    assert ran.stderr == ""
+    rows = [{"anchor": f"a {i}", "positive": f"b {i}"} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ("-m", "coreframe", "train", "pairs.jsonl", "--set", "losses.0.name=odd")
+    ran = python(*command, plugins=(folder, good))
+    output(ran, 2)
+    assert words in ran.stderr
+
+
+def test_a_component_that_changes_the_process_when_it_is_imported(python, tmp_path) -> None:
+    folder = bad_plugins.write(tmp_path / "bad", "late", Bad("", ""))
+    source = COMPONENT.format(
+        top="import numpy\nnumpy.seterr(all='ignore')\nprint('late')", made="pass", rows="pass"
+    )
+    (folder / "bad_late_component.py").write_text(source)
+    code = """
+import numpy
+from coreframe import build
+build("losses", "late")
+build("losses", "late")
+print(numpy.geterr()["over"])
+"""
+    ran = python("-c", code, plugins=(folder,))
+    assert output(ran) == "warn\n"
+    assert ran.stderr.count("PluginWarning: plugin bad-late/bad_late 1.2, importing bad_late_") == 1
+    assert "it changed np.seterr, which is put back; it printed 'late' to stdout" in ran.stderr
+
+
+def test_a_taken_name_is_an_error_only_when_it_is_used(python, tmp_path) -> None:
+    folder = bad_plugins.write(tmp_path / "bad", "info_nce", Bad("", ""))
+    ran = python("-m", "coreframe", "list", "losses", plugins=(folder,))
+    assert output(ran).count(" info_nce ") == 2
+    assert ran.stderr == ""
+    show = ("-m", "coreframe", "show", "losses")
+    ran = python(*show, "info_nce", plugins=(folder,))
+    output(ran, 2)
+    assert "coreframe-ml/coreframe_losses:info_nce, bad-info-nce/bad_info_nce:info_nce" in (
+        ran.stderr
+    )
+    assert "InfoNCE" in output(python(*show, "coreframe-ml:info_nce", plugins=(folder,)))
+
+
+# All together ---------------------------------------------------------------------------------
+
+
+def test_all_of_them_at_once(python, tmp_path, good) -> None:
+    """One warning each, `coreframe plugins` tells what each did, and training goes its way."""
+    folders = [good]
+    for name, bad in EVERY.items():
+        folders.append(bad_plugins.write(tmp_path / "bad" / name, name, bad))
+    ran = python("-m", "coreframe", "plugins", "--json", plugins=tuple(folders), **TWO)
+    table = {plugin["plugin"]: plugin for plugin in json.loads(output(ran))}
+    for name, bad in EVERY.items():
+        plugin = table[f"bad-{name.replace('_', '-')}/bad_{name}"]
+        assert plugin["state"] == ("failed" if bad.out else "loaded")
+        assert plugin["version"] == "1.2"
+        assert bool(plugin["error"]) is bad.out
+        assert ran.stderr.count(f"plugin {plugin['plugin']} 1.2") == 1
+        assert plugin["seconds"] < 5
+    rows = [{"anchor": f"a {i}", "positive": f"b {i}"} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ("-m", "coreframe", "train", "pairs.jsonl", "--json")
+    ran = python(*command, plugins=tuple(folders), OPENBLAS_NUM_THREADS="1")
+    assert ran.returncode in (0, 3), ran.stderr
+    assert "kept" in json.loads(ran.stdout) or json.loads(ran.stdout)
