@@ -25,9 +25,11 @@ from types import ModuleType
 from typing import Any
 
 import presets_page
+from making import command_line, formulas, pictures
 
 import coreframe
 from coreframe import registry
+from coreframe.component import NO_PRESETS
 from coreframe.testing.docstrings import (
     OPTIONAL,
     SECTIONS,
@@ -105,6 +107,7 @@ CORE = {
 """Parts of the core that have a page, in the order of the index: name, and what it is about."""
 
 OTHERS: dict[str, Callable[[], str]] = {
+    "cli.md": command_line.page,
     "presets.md": presets_page.page,
 }
 """Other pages that are made, by path below docs/: a function that returns the text."""
@@ -126,7 +129,7 @@ def inline(text: str) -> str:
             pieces[i] = f"`{piece.strip('`')}`"
         else:
             piece = re.sub(r"([*\\])", r"\\\1", piece)
-            piece = re.sub(r"<(?=[A-Za-z/!])", r"\\<", piece)
+            piece = re.sub(r"<(?=[A-Za-z/!])", "&lt;", piece)
             piece = re.sub(
                 r"arXiv:? ?(\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", piece
             )
@@ -304,7 +307,7 @@ def page(component: Component) -> str:
     where = f"{component.kind}/{component.name} ({component.target})"
     given = parameters(where, target, doc)
     module, _, attribute = component.target.partition(":")
-    source = Path(inspect.getsourcefile(target) or "").resolve().relative_to(ROOT).as_posix()
+    source = Path(inspect.getsourcefile(inspect.unwrap(target)) or "").resolve().relative_to(ROOT).as_posix()
     home = "coreframe" if attribute in coreframe.__all__ else module
     use = f"from {home} import {attribute}"
     if component.kind != "core":
@@ -317,7 +320,10 @@ def page(component: Component) -> str:
         f"```python\n{use}\n```",
     ]
     if doc.body:
-        parts += ["## Definition", blocks(doc.body)]
+        parts += ["## Definition", definition(component, doc, [p.name for p in given])]
+    if drawn := pictures.picture(component.kind, component.name):
+        caption = pictures.caption(drawn)
+        parts += [f"![{caption}]({component.name}.svg)", f"*{caption}.*"]
     own = [p for p in given if p.owner == target.__name__]
     own.sort(key=lambda p: list(doc.fields).index(p.name))  # in the order of the docstring
     if own:
@@ -329,6 +335,8 @@ def page(component: Component) -> str:
         ]
     if lines := methods(target):
         parts += ["## Methods", "\n".join(["| Method | What it does |", "|---|---|", *lines])]
+    if isinstance(target, type) and (known := getattr(target, "presets", NO_PRESETS)):
+        parts += ["## Presets", presets_page.of(target, known)]
     titles = {"Edges": "Edge cases", "Parameters": "Trained parameters"}
     for name in (*OPTIONAL, *SECTIONS):
         if name != "Args" and name in doc.sections:
@@ -343,6 +351,14 @@ def page(component: Component) -> str:
     parts += ["## Example", example(target, doc.example)]
     parts += [f"---\n\nMade from the docstring in [{source}](../../../{source})."]
     return "\n\n".join(parts) + "\n"
+
+
+def definition(component: Component, doc: Doc, fields: list[str]) -> str:
+    """Return formula and prose: the formula typeset where there is such a one."""
+    text = blocks(doc.body)
+    typeset = formulas.block(component.kind, component.name, fields)
+    plain = re.compile(r"```text\n.*?\n```", re.DOTALL)
+    return plain.sub(lambda _: typeset, text, count=1) if typeset else text
 
 
 def index(found: list[Component]) -> str:
@@ -375,13 +391,15 @@ d the width of a vector. A type with `Scheduler` in it takes a number or a [sche
 
 
 def generate() -> tuple[dict[Path, str], list[str]]:
-    """Return all pages by path below docs/components, and what is wrong with docstrings."""
+    """Return all pages and pictures by path below docs/components, and what docstrings lack."""
     pages: dict[Path, str] = {}
     problems, complete = [], []
     for component in components():
         try:
             pages[component.path] = page(component)
             complete.append(component)
+            if drawn := pictures.picture(component.kind, component.name):
+                pages[component.path.with_suffix(".svg")] = drawn
         except Incomplete as problem:
             problems.append(str(problem))
     pages[Path("README.md")] = index(complete)
@@ -391,11 +409,12 @@ def generate() -> tuple[dict[Path, str], list[str]]:
 
 def stale(pages: dict[Path, str]) -> list[Path]:
     """Return the pages whose files differ, are missing, or are there without a component."""
-    there = {p.relative_to(FOLDER) for p in FOLDER.rglob("*.md")}
+    there = {p.relative_to(FOLDER) for p in FOLDER.rglob("*.*")}
     changed = {
         p for p in pages if not (FOLDER / p).exists() or (FOLDER / p).read_text("utf-8") != pages[p]
     }
-    return sorted(changed | there - {c.path for c in components()} - set(pages))
+    incomplete = {c.path for c in components()} - set(pages)
+    return sorted(changed | there - incomplete - set(pages))
 
 
 def main() -> int:

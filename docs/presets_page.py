@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
 from coreframe import registry
-from coreframe.component import Known, presets
+from coreframe.component import Known, Preset, presets
 
 INTRODUCTION = """\
 # Presets: the defaults of papers and of other libraries
@@ -157,25 +158,28 @@ def page() -> str:
 
 def _section(kind: str, name: str, rows: list[Known]) -> str:
     component = registry.registry().find(kind, f"{registry.BUILT_IN}:{name}").load()
+    title = f"### [`{name}`](components/{kind}/{name}.md)"
+    return f"{title}\n\n{of(component, {row.name: row.preset for row in rows})}"
+
+
+def of(component: Any, presets: Mapping[str, Preset]) -> str:
+    """Return the table of one component's presets, and what remains to be said of them."""
     defaults = registry.parameters(component)
-    columns = list(dict.fromkeys(field for row in rows for field in row.preset.fields))
+    columns = list(dict.fromkeys(field for preset in presets.values() for field in preset.fields))
     lines = [
         "| preset | " + " | ".join(f"`{field}`" for field in columns) + " | equals |",
         "|---" * (len(columns) + 2) + "|",
         "| *by default* | " + " | ".join(_default(defaults[f].default) for f in columns) + " | |",
     ]
     notes = []
-    for row in rows:
-        given = row.preset.fields
+    for name, preset in presets.items():
+        given = preset.fields
         cells = [_value(given[f]) if f in given else "" for f in columns]
-        source = (
-            f"`{row.preset}`, {row.preset.version}" if row.preset.version else row.preset.equals
-        )
-        lines.append(f"| `{row.name}` | " + " | ".join(cells) + f" | {source} |")
-        if row.preset.note:
-            notes.append(f"- `{row.name}`: {row.preset.note}")
-    title = f"### [`{name}`](components/{kind}/{name}.md)"
-    return "\n\n".join([title, "\n".join(lines), *(["\n".join(notes)] if notes else [])])
+        source = f"`{preset}`, {preset.version}" if preset.version else preset.equals
+        lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {source} |")
+        if preset.note:
+            notes.append(f"- `{name}`: {preset.note}")
+    return "\n\n".join(["\n".join(lines), *(["\n".join(notes)] if notes else [])])
 
 
 def _default(value: Any) -> str:

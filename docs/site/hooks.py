@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
 
-from latex2mathml.converter import convert
+from math_core import LatexToMathML
 
 FENCE = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)
 MATH = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -79,10 +78,10 @@ def outside_fences(markdown: str, change: Callable[[str], str]) -> str:
 
 
 def math(block: re.Match[str]) -> str:
-    """Return MathML, with the source for those who read or copy it as text."""
-    source = " ".join(block[1].split())
-    drawn = convert(source, display="block").replace("\n", "")
-    return f'<div class="formula" aria-label="{escape(source)}">{drawn}</div>'
+    """Return MathML, with its source as an annotation. An unknown command ends the build."""
+    source = " ".join(block[1].split())  # on one line, or Markdown would end the block
+    drawn = LatexToMathML(annotation=True).convert_with_local_state(source, displaystyle=True)
+    return f'<div class="formula">{drawn}</div>'
 
 
 def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:

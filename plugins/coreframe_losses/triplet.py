@@ -20,15 +20,16 @@ MODES = ("hardest", "semi_hard", "all")
 class Triplet(PairwiseLoss):
     """Triplet margin loss max(0, s_n - s_p + margin), over the triplets of each anchor.
 
-    With distances (the default) s = -d, so a term is max(0, d_p - d_n + margin). ``mode`` says
-    which triplets of an anchor count:
+        l = max(0, d_p - d_n + margin),   l_i = mean of l over the triplets of anchor i
+
+    With distances (the default) d = -s. ``mode`` says which triplets of an anchor count:
 
     - hardest: its farthest positive with its nearest negative (batch hard);
     - semi_hard: each positive with the nearest of the negatives that are farther than it, or,
       where none is, with the farthest negative;
     - all: each positive with each negative, by sorting in O(m log m) and not O(m^2) a row.
 
-    l_i is the mean over its triplets. On row-aligned triplets (``Triplet()(anchors, positives,
+    On row-aligned triplets (``Triplet()(anchors, positives,
     negatives)``) the modes agree where there is one negative an anchor. Equals torch's
     ``TripletMarginLoss`` on triplets, and sentence-transformers' ``BatchHardTripletLoss`` in the
     mode hardest.

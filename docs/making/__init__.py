@@ -1,0 +1,1 @@
+"""What docs/generate.py puts on pages beside the words of the docstrings."""
