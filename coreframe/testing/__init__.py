@@ -12,21 +12,25 @@ It needs no test framework itself. Nothing else in coreframe imports it, but the
 
 from typing import Any
 
+from coreframe.testing.adapters import check_adapter
 from coreframe.testing.backends import check_backend
 from coreframe.testing.checks import Check, report
 from coreframe.testing.kernels import check_kernels
 from coreframe.testing.losses import check_loss
 from coreframe.testing.miners import check_miner
+from coreframe.testing.samplers import check_sampler
 from coreframe.testing.target import check, check_plugin, promises
 
 __all__ = [
     "Check",
     "check",
+    "check_adapter",
     "check_backend",
     "check_kernels",
     "check_loss",
     "check_miner",
     "check_plugin",
+    "check_sampler",
     "promises",
     "report",
     "suite",

@@ -18,13 +18,15 @@ from coreframe.errors import (
 from coreframe.plugin import KINDS
 from coreframe.registry import Entry, argument_problems, import_target, registry
 from coreframe.testing import backends, plugins
+from coreframe.testing.adapters import KIT as ADAPTERS
 from coreframe.testing.checks import Check, NotApplicable, Promise
 from coreframe.testing.kit import Kit
 from coreframe.testing.losses import KIT as LOSSES
 from coreframe.testing.miners import KIT as MINERS
+from coreframe.testing.samplers import KIT as SAMPLERS
 from coreframe.testing.suites import Item, Suite, items, written
 
-KITS: tuple[Kit, ...] = (LOSSES, MINERS, backends.KIT)
+KITS: tuple[Kit, ...] = (LOSSES, MINERS, ADAPTERS, SAMPLERS, backends.KIT)
 """The checks of each kind of component."""
 
 Make = Callable[[type, Mapping[str, Any]], Any]
