@@ -11,6 +11,8 @@ from coreframe.backend import Array, Params, namespace
 from coreframe.component import Component
 from coreframe.ops import op
 
+__all__ = ["Adapter", "Blocks", "ClosedForm", "Pullback", "squared_product"]
+
 Pullback = Callable[..., tuple[Params, Array | None]]
 """``pullback(dy, need_dx=True) -> (gradients by parameter name, dx or None)``."""
 

@@ -34,6 +34,8 @@ from coreframe.export.target import adapted_sides, moves_alike
 from coreframe.lock import FolderLock
 from coreframe.storage import sync_folder, write_files
 
+__all__ = ["apply_file"]
+
 DTYPES = ("float32", "float16", "int8")
 FORMAT, VERSION = "coreframe-apply", 1
 SYNC_EVERY = 1 << 26

@@ -43,6 +43,8 @@ from coreframe.storage import (
 if TYPE_CHECKING:
     from coreframe.export import Exported
 
+__all__ = ["Side", "TrainedAdapter", "load"]
+
 FORMAT = "coreframe-adapter"
 VERSION = 1
 SIDES = ("query", "document")

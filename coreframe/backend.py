@@ -23,6 +23,18 @@ from coreframe.errors import (
     nearest,
 )
 
+__all__ = [
+    "Array",
+    "Backend",
+    "Params",
+    "device_of",
+    "get_backend",
+    "is_array",
+    "library_of",
+    "namespace",
+    "to_numpy",
+]
+
 Array: TypeAlias = Any
 """An array of any library that follows the Array API standard; no checker knows the type yet."""
 

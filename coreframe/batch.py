@@ -13,6 +13,8 @@ from coreframe.backend import Array, device_of, is_array, namespace, to_numpy
 from coreframe.errors import ArgumentError, ArgumentTypeError, CoreframeError
 from coreframe.relation import Aligned, Listed, Relation, SameLabel, codes
 
+__all__ = ["Batch", "similar_pairs"]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:

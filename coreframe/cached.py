@@ -27,6 +27,8 @@ from coreframe.loss import Loss
 from coreframe.recompute import Forward
 from coreframe.result import LossResult
 
+__all__ = ["cached_step"]
+
 
 def cached(
     forward: Forward, x: Array, *, mini_batch_size: int, rng: Any = None

@@ -15,6 +15,8 @@ from typing import Any
 
 from coreframe.component import Component
 
+__all__ = ["About", "Callback", "Record", "Session", "Status", "Tracker"]
+
 
 @dataclass(frozen=True)
 class Status:

@@ -12,6 +12,8 @@ from coreframe.compose import under
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.random import stream
 
+__all__ = ["Layered", "check_layers"]
+
 
 def layer_streams(rng: Any) -> Callable[[str], Any]:
     """Return the random stream of each layer, by its name.

@@ -24,6 +24,8 @@ from coreframe.lock import FolderLock
 from coreframe.storage import remove_folder, sweep
 from coreframe.trainer_state import trainer_state
 
+__all__ = ["Checkpoints"]
+
 AUTO_SECONDS = 30.0
 """By default a run is saved once this time has passed ..."""
 AUTO_SHARE = 0.01

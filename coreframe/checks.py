@@ -17,6 +17,8 @@ from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.lazy import blocks, is_large
 from coreframe.ops import op
 
+__all__ = ["choice", "embeddings", "flag", "is_scheduler", "number", "vector", "visible"]
+
 
 def number(
     owner: object,

@@ -20,6 +20,8 @@ from coreframe.errors import PluginWarning, UnknownName, nearest
 from coreframe.plugin import KINDS
 from coreframe.registry import registry
 
+__all__ = ["Preset"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:

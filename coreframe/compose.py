@@ -19,6 +19,8 @@ from coreframe.relation import Relation
 from coreframe.result import wanted_fields
 from coreframe.scheduler import Scheduler, plain, require_resolved
 
+__all__ = ["Mined", "Symmetric", "WeightedSum", "under"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetric(Loss):

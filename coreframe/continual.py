@@ -28,6 +28,8 @@ from coreframe.runs import StoredRun
 from coreframe.step import named
 from coreframe.trainer import fit
 
+__all__ = ["Updated", "update"]
+
 DEV_SHARE = 0.2
 LEAST_FOR_DEV = 50
 DEV_DOCUMENTS = 5_000

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 from coreframe.component import Component
 from coreframe.errors import ArgumentTypeError
 
+__all__ = ["Embedder", "Side", "check_texts"]
+
 Side: TypeAlias = Literal["query", "document"]
 """What a text is: some embedders treat questions and answers differently."""
 

@@ -8,6 +8,30 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+__all__ = [
+    "AmbiguousName",
+    "ArgumentError",
+    "ArgumentTypeError",
+    "ArtefactError",
+    "BackendUnavailable",
+    "CheckpointError",
+    "ConfigError",
+    "CoreframeError",
+    "DataError",
+    "Diverged",
+    "EmbedderError",
+    "ExportError",
+    "Interrupted",
+    "MissingExtra",
+    "MixedArrays",
+    "OutputError",
+    "PluginError",
+    "PluginWarning",
+    "UnknownName",
+    "nearest",
+    "with_notes",
+]
+
 
 class CoreframeError(Exception):
     """The base of all errors that coreframe raises on purpose."""

@@ -47,6 +47,8 @@ from coreframe.regularizer import Regularizer
 from coreframe.step import named
 from coreframe.trainer import fit
 
+__all__ = ["experiment"]
+
 BASELINES = ("whitening", "procrustes")
 
 

@@ -19,6 +19,8 @@ from coreframe.loss import Loss
 from coreframe.per_example import Examples, add, each_row, fields_of
 from coreframe.random import stream
 
+__all__ = ["Fisher", "fisher"]
+
 METHODS = ("exact", "row_wise")
 SIDES = ("query", "both")
 

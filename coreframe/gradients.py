@@ -18,6 +18,8 @@ from coreframe.dtypes import cast, widened
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.scheduler import Scheduler, plain, require_resolved
 
+__all__ = ["Accumulation", "MovingAverage", "clip_by_global_norm", "clip_by_value", "global_norm"]
+
 State = Mapping[str, Any]
 """Flat, as an optimizer's: whole numbers and arrays by name. ``coreframe.state`` stores it."""
 

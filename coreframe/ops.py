@@ -16,6 +16,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from coreframe.backend import Array, device_of, library_of, namespace
 from coreframe.registry import import_target, kernel_table
 
+__all__ = ["Op", "kernel", "op", "segment_sum", "softplus", "top_k"]
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

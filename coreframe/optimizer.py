@@ -17,6 +17,8 @@ from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.ops import kernel
 from coreframe.scheduler import Scheduler, require_resolved
 
+__all__ = ["Optimizer", "Rule", "Slots", "Task"]
+
 State = Mapping[str, Any]
 """Flat: ``step`` (int), and one array for each slot and parameter, named ``slot/parameter``.
 

@@ -13,6 +13,8 @@ from typing import Any
 from coreframe.backend import Array, namespace
 from coreframe.errors import ArgumentTypeError
 
+__all__ = ["gumbel", "stream"]
+
 
 def stream(seed: int, name: str, step: int = 0) -> Any:
     """Return a ``numpy.random.Generator`` that depends on the seed, the name and the step only."""

@@ -23,6 +23,8 @@ from coreframe.backend import Array, Params, is_array, namespace
 from coreframe.chain import layer_streams
 from coreframe.errors import ArgumentError, ArgumentTypeError
 
+__all__ = ["Layer", "Recomputation", "check_segments", "checkpointed", "savings"]
+
 Forward: TypeAlias = Callable[[Array, Any], tuple[Array, Pullback]]
 Layer: TypeAlias = tuple[Adapter, Params] | Forward
 """An adapter with its parameters, or ``forward(x, rng) -> (y, pullback)``."""

@@ -31,6 +31,17 @@ from coreframe.loading import Loader, warn
 from coreframe.loading import import_target as import_target
 from coreframe.plugin import KINDS
 
+__all__ = [
+    "Entry",
+    "Plugin",
+    "Registry",
+    "argument_problems",
+    "build",
+    "parameters",
+    "registry",
+    "reset",
+]
+
 
 @dataclass(frozen=True)
 class Entry:

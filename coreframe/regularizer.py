@@ -10,6 +10,8 @@ from coreframe.backend import Array, Params
 from coreframe.component import Component
 from coreframe.result import LossResult
 
+__all__ = ["Regularizer"]
+
 
 class Regularizer(Component, ABC):
     """A term beside the loss. Subclasses are frozen, keyword-only dataclasses without state.

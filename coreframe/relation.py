@@ -14,6 +14,8 @@ from coreframe.backend import Array, is_array, namespace, on_host
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.ops import segment_sum
 
+__all__ = ["Aligned", "Listed", "Masked", "Relation", "SameLabel"]
+
 Tile = tuple[Array, Array]
 
 _FEW = 16  # listed partners up to which comparing each with all columns is the fastest

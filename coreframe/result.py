@@ -8,6 +8,8 @@ from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError, ArgumentTypeError
 
+__all__ = ["LossResult"]
+
 REDUCTIONS = ("mean", "sum", "mean_active", "none")
 
 

@@ -20,6 +20,8 @@ from coreframe.result import (
 )
 from coreframe.scheduler import require_resolved
 
+__all__ = ["RowLoss"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowLoss(Loss):

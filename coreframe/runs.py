@@ -38,6 +38,8 @@ from coreframe.learned import FILE as LEARNED
 from coreframe.learned import Learned
 from coreframe.outputs import hash_file, hash_texts
 
+__all__ = ["StoredRun", "read_run"]
+
 SPLIT, WHOLE = "split", "whole"
 """How a kept set is taken: the dev and test parts of a run's own data, or all of a file."""
 

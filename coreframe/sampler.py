@@ -12,6 +12,8 @@ from coreframe.errors import ArgumentError
 if TYPE_CHECKING:
     from coreframe.data.pairs import Pairs
 
+__all__ = ["Sampler", "cut"]
+
 
 class Sampler(Component, ABC):
     """Cuts an epoch into batches: a pure function of the pairs, the seed and the epoch's number.

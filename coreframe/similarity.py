@@ -21,6 +21,8 @@ from coreframe.dtypes import cast, computing_dtype, widened
 from coreframe.errors import ArgumentError, nearest
 from coreframe.ops import op
 
+__all__ = ["NAMES", "Similarity", "unit_rows"]
+
 NAMES = ("cosine", "dot", "euclidean", "squared_euclidean")
 
 Pull = Callable[..., Array]

@@ -25,6 +25,8 @@ from coreframe.storage import (
     write_files,
 )
 
+__all__ = ["load_state", "save_state"]
+
 FORMAT = "coreframe-state"
 VERSION = 1
 DTYPES = (

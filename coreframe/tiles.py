@@ -30,6 +30,8 @@ from coreframe.errors import ArgumentError
 from coreframe.result import REDUCTIONS, LossResult, reduce_rows, wanted_fields
 from coreframe.similarity import Pull, Similarity
 
+__all__ = ["pairwise"]
+
 _GATHER = 32  # gathering l listed rows beats a product with all m from about m = 32 l
 
 

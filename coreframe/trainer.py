@@ -29,6 +29,8 @@ from coreframe.regularizer import Regularizer
 from coreframe.sampler import Sampler
 from coreframe.scheduler import Scheduler
 
+__all__ = ["fit"]
+
 
 @registry.naming_plugins()
 def fit(

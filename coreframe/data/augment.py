@@ -11,6 +11,8 @@ from coreframe import checks
 from coreframe.data.examples import Example
 from coreframe.errors import ArgumentError, ArgumentTypeError
 
+__all__ = ["Augmentation"]
+
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "write": ("create", "make"),
     "code": ("program", "script"),

@@ -22,6 +22,8 @@ from coreframe.relation import Aligned, Masked, Relation, SameLabel
 from coreframe.sampler import Sampler, checked, cut
 from coreframe.scheduler import Progress, Scheduler
 
+__all__ = ["ORDERS", "Batches", "Order"]
+
 ORDERS = ("quality", "difficulty")
 _DRAWS = 100  # rounds of drawing for each place that own negatives leave free
 

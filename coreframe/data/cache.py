@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from coreframe.embedder import Embedder, Side, Wrapped, check_texts, embed_side, treats_sides_alike
 from coreframe.errors import ArgumentError
 
+__all__ = ["Cached", "EmbeddingCache"]
+
 Key = tuple[int, bytes]
 Row = NDArray[Any]
 

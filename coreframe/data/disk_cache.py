@@ -22,6 +22,8 @@ from coreframe.data.row_files import Shelf, key_of
 from coreframe.embedder import Embedder, Side, Wrapped, check_texts, embed_side
 from coreframe.errors import ArgumentError
 
+__all__ = ["DiskCache", "DiskCached"]
+
 logger = logging.getLogger(__name__)
 
 _TELL = 10.0  # seconds between two lines of the log

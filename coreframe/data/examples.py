@@ -14,6 +14,8 @@ from typing import Any
 from coreframe.data.files import column_roles
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 
+__all__ = ["Example"]
+
 _OWN = ("negatives", "metadata")
 """Columns that only examples have; the others are those of the files."""
 _TEXTS = ("anchor", "positive", "negative")

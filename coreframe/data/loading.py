@@ -25,6 +25,8 @@ from coreframe.data.vectors import Vectors, open_vectors
 from coreframe.embedder import embed_both
 from coreframe.errors import ArgumentError, DataError
 
+__all__ = ["load_pairs"]
+
 File = str | os.PathLike[str]
 
 

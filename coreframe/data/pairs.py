@@ -26,6 +26,8 @@ from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 from coreframe.lazy import BLOCK_ROWS, LazyRows, is_large, take
 from coreframe.random import stream
 
+__all__ = ["Pairs"]
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class Pairs:

@@ -21,6 +21,8 @@ from coreframe.embedder import Embedder
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 from coreframe.random import stream
 
+__all__ = ["Preprocessor"]
+
 Listener: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 """Called with the name of an event and what belongs to it."""
 

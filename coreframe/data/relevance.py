@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from coreframe.errors import ArgumentError, DataError
 
+__all__ = ["LabelRelevance", "ListedRelevance"]
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

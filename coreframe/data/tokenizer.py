@@ -16,6 +16,8 @@ from coreframe import checks
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 from coreframe.storage import write_files
 
+__all__ = ["WordTokenizer"]
+
 PAD, UNKNOWN, SEPARATOR = 0, 1, 2
 FIRST_BYTE = 3
 FIRST_WORD = FIRST_BYTE + 256

@@ -15,6 +15,8 @@ from coreframe.evaluation import METRICS
 from coreframe.evaluation.retrieval import Evaluation, Map, evaluate
 from coreframe.random import stream
 
+__all__ = ["compare", "paired"]
+
 RESAMPLES = 2000
 _DRAWS_AT_ONCE = 1 << 16
 _SIGNS_AT_ONCE = 1 << 22

@@ -31,6 +31,8 @@ from coreframe.evaluation.retrieval import Map
 from coreframe.lazy import take
 from coreframe.random import stream
 
+__all__ = ["health"]
+
 SAMPLE = 2048
 NEIGHBOURS = 10
 

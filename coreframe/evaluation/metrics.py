@@ -27,6 +27,8 @@ from coreframe.data.relevance import Floats, Ints, Relevance
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.evaluation import METRICS
 
+__all__ = ["Judged", "measure"]
+
 DEFAULT = METRICS
 R_PRECISION = "r_precision"
 

@@ -15,6 +15,8 @@ from coreframe.data.relevance import Ints, ListedRelevance, Relevance
 from coreframe.evaluation.retrieval import Evaluation, Map, adapted_documents
 from coreframe.similarity import Similarity
 
+__all__ = ["exact_ranks"]
+
 _QUERIES_AT_ONCE = 1024
 _DOCUMENTS_AT_ONCE = 8192
 

@@ -21,6 +21,8 @@ from coreframe.lazy import LazyRows, lazily, mean
 from coreframe.ops import op, top_k
 from coreframe.similarity import Similarity
 
+__all__ = ["Evaluation", "evaluate"]
+
 Map = Callable[..., Array]
 """An adapter: ``adapter(x, side="query")``."""
 

@@ -9,6 +9,8 @@ import numpy as np
 from coreframe.data.relevance import Floats
 from coreframe.evaluation.ranks import Ranks
 
+__all__ = ["moved_thresholds"]
+
 SHARES = (50, 90, 95)
 """Percent of queries whose right document shall pass ..."""
 WRONG_SHARES = (50, 5)

@@ -27,6 +27,8 @@ from coreframe.lazy import take
 from coreframe.similarity import Similarity
 from coreframe.storage import make_folder, whole_file
 
+__all__ = ["lists_of", "read_run", "write_trec"]
+
 QRELS, RUN = "qrels.trec", "run.{}.trec"
 _AT_ONCE = 1 << 22  # entries of vectors that scores are made from at once
 
