@@ -1,4 +1,4 @@
-"""``list``, ``show``, ``plugins``, ``backends``: looking around."""
+"""``list``, ``show``, ``backends``: looking around."""
 
 from __future__ import annotations
 
@@ -75,22 +75,6 @@ def show(kind: str, name: str) -> None:
             )
             if preset.note:
                 click.echo(f"    {preset.note}")
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(as_json: bool) -> None:
-    """List the plugins, whether they work, and how long they took to import."""
-    found = registry.registry()
-    for kind in KINDS:
-        found.entries(kind)  # a hook that raises shows when it is asked
-    rows = [
-        (p.key, p.version, p.state, f"{1000 * p.seconds:.0f} ms", " ".join(p.kinds), p.error)
-        for p in found.plugins
-    ]
-    console.print_table(
-        ("plugin", "version", "state", "import", "offers", "error"), rows, as_json=as_json
-    )
 
 
 @click.command()
