@@ -37,22 +37,21 @@ PROMISES: list[Promise] = []
     needs=NUMBERS,
 )
 def libraries(subject: Subject) -> Iterator[str]:
-    for case in subject.cases:
+    for case, library, place in subject.placed:
         expected = subject.run(case)
-        for library, place in subject.places.items():
-            for dtype, tolerance in TOLERANCE.items():
-                if not has_dtype(place, dtype):
-                    continue
-                where = f"{case.name}, {library}, {dtype}"
-                got = subject.attempt(case, library, dtype)
-                if isinstance(got, Exception):
-                    yield f"{where}: {explain(got)}"
-                    continue
-                home = library_of(place(np.zeros(1, dtype)))
-                for name, x in _arrays(got):
-                    if library_of(x) != home:
-                        yield f"{where}: {name} is of {library_of(x)}"
-                yield from compare(where, got, expected, tolerance)
+        for dtype, tolerance in TOLERANCE.items():
+            if not has_dtype(place, dtype):
+                continue
+            where = f"{case.name}, {library}, {dtype}"
+            got = subject.attempt(case, library, dtype)
+            if isinstance(got, Exception):
+                yield f"{where}: {explain(got)}"
+                continue
+            home = library_of(place(np.zeros(1, dtype)))
+            for name, x in _arrays(got):
+                if library_of(x) != home:
+                    yield f"{where}: {name} is of {library_of(x)}"
+            yield from compare(where, got, expected, tolerance)
 
 
 def _arrays(outcome: Outcome) -> Iterator[tuple[str, Array]]:
@@ -68,16 +67,14 @@ def _arrays(outcome: Outcome) -> Iterator[tuple[str, Array]]:
     needs=(*NUMBERS, "libraries"),
 )
 def dtypes(subject: Subject) -> Iterator[str]:
+    for case, library, place in subject.placed:
+        for dtype in TOLERANCE:
+            if has_dtype(place, dtype) and (got := subject.outcome(case, library, dtype)):
+                wanted = place(np.zeros(1, dtype)).dtype
+                yield from _other_dtypes(f"{case.name}, {library}, {dtype}", got, wanted)
     for case in subject.cases:
-        for library, place in subject.places.items():
-            for dtype in TOLERANCE:
-                if has_dtype(place, dtype) and (got := subject.outcome(case, library, dtype)):
-                    wanted = place(np.zeros(1, dtype)).dtype
-                    yield from _other_dtypes(f"{case.name}, {library}, {dtype}", got, wanted)
-        half = subject.run(case, dtype=np.float16)
-        wanted = np.dtype(np.float16)
-        for name, g in half.raw.grads.items():
-            if g.dtype != wanted:
+        for name, g in subject.run(case, dtype=np.float16).raw.grads.items():
+            if g.dtype != np.dtype(np.float16):
                 yield f"{case.name}, numpy, float16: grads[{name!r}] is {g.dtype}"
 
 
@@ -127,7 +124,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
     for case in subject.cases:
         for library, place in subject.places.items():
             if library == "jax" or subject.outcome(case, library, "float64") is None:
-                continue  # JAX has no array that can be written to
+                continue  # there is nothing to write to in JAX
             batch = case.batch(place)
             before = {name: np.array(to_numpy(getattr(batch, name))) for name in case.floats}
             params = {name: place(x) for name, x in subject.params.items()}

@@ -98,6 +98,13 @@ class Subject(kit.Subject):
     def places(self) -> dict[str, Place]:
         return arrays.libraries()
 
+    @property
+    def placed(self) -> Iterator[tuple[Case, str, Place]]:
+        """The cases on each library."""
+        for library, place in self.places.items():
+            for case in arrays.cases_on(library, self.cases):
+                yield case, library, place
+
     @cached_property
     def cases(self) -> list[Case]:
         return self.usable(arrays.ordinary_cases())

@@ -93,16 +93,14 @@ def candidates(subject: Subject) -> Iterator[str]:
     needs=(*PAIRS, "deterministic"),
 )
 def libraries(subject: Subject) -> Iterator[str]:
-    for case in subject.cases:
-        expected = subject.masks(case, seed=4)
-        for library, place in subject.places.items():
-            try:
-                got = subject.masks(case, place, seed=4, library=library)
-            except Exception as error:
-                yield f"{case.name}, {library}: {explain(error)}"
-                continue
-            if not np.array_equal(got, expected):
-                yield f"{case.name}, {library}: other pairs than on NumPy"
+    for case, library, place in subject.placed:
+        try:
+            got = subject.masks(case, place, seed=4, library=library)
+        except Exception as error:
+            yield f"{case.name}, {library}: {explain(error)}"
+            continue
+        if not np.array_equal(got, subject.masks(case, seed=4)):
+            yield f"{case.name}, {library}: other pairs than on NumPy"
 
 
 @promise(

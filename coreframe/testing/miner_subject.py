@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +44,13 @@ class Subject(kit.Subject):
     @cached_property
     def places(self) -> dict[str, Place]:
         return arrays.libraries()
+
+    @property
+    def placed(self) -> Iterator[tuple[Case, str, Place]]:
+        """The cases on each library."""
+        for library, place in self.places.items():
+            for case in arrays.cases_on(library, self.cases):
+                yield case, library, place
 
     @cached_property
     def cases(self) -> list[Case]:
