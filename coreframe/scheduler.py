@@ -19,6 +19,24 @@ from coreframe import checks
 from coreframe.component import Component
 from coreframe.errors import ArgumentError, ArgumentTypeError
 
+__all__ = [
+    "LEFT",
+    "RISES",
+    "Progress",
+    "Scheduler",
+    "blend",
+    "boundaries_of",
+    "check_boundaries",
+    "check_number",
+    "check_steps",
+    "plain",
+    "require_resolved",
+    "resolve",
+    "rise",
+    "share",
+    "steps_of",
+]
+
 T = TypeVar("T")
 
 
@@ -68,9 +86,9 @@ class Scheduler(Component, ABC):
     first value.
 
     Subclasses are frozen, keyword-only dataclasses. They are defined for every step >= 0, hold
-    their last value past the end, and find fault with their fields when they are made, not in the
-    middle of a run. Numbers of steps in their fields may be written as a share of the run, below
-    1; see ``check_steps`` and ``steps_of``.
+    their last value past the end (or are ``endless``), and find fault with their fields when they
+    are made, not in the middle of a run. Numbers of steps in their fields may be written as a
+    share of the run, below 1; see ``check_steps`` and ``steps_of``.
 
     Shapes: a Progress comes in, one value goes out, mostly a float.
 
@@ -92,6 +110,11 @@ class Scheduler(Component, ABC):
     @abstractmethod
     def __call__(self, progress: Progress, /) -> Any:
         """Return the value that is used for the next update."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether it goes on past the end of every run, in place of holding its last value."""
+        return False
 
     def at(self, step: int, steps: int | None = None) -> Any:
         """Return the value at a step of a run of ``steps``: short for ``self(Progress(...))``."""

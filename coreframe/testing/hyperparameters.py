@@ -41,10 +41,10 @@ def numbers(component: Any) -> list[str]:
     return found
 
 
-def unchecked(component: Any, wrong: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Say which numbers take what no number can be: NaN, infinity, a text; and ``wrong`` values."""
+def unchecked(component: Any, *wrong: Any) -> Iterator[str]:
+    """Say which numbers take what no number can be: NaN, infinity, a text; and what is wrong."""
     for name in numbers(component):
-        for value in (math.nan, math.inf, "1", *(wrong or {}).values()):
+        for value in (math.nan, math.inf, "1", *wrong):
             try:
                 dataclasses.replace(component, **{name: value})
             except (ArgumentError, ArgumentTypeError) as error:

@@ -59,7 +59,7 @@ class Subject(kit.Subject):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes by name: one more for each glob of a rule, which must match something."""
         globs = [rule.match for rule in self.component.rules if isinstance(rule.match, str)]
-        return {**SHAPES, **{glob.replace("*", "x").replace("?", "x"): (2, 2) for glob in globs}}
+        return {**{glob.replace("*", "x").replace("?", "x"): (2, 2) for glob in globs}, **SHAPES}
 
     @cached_property
     def params(self) -> dict[str, Any]:

@@ -94,6 +94,10 @@ class CosineWarmRestarts(Scheduler):
         if self.cycles is not None:
             check_number(self, "cycles", minimum=1, integer=True)
 
+    @property
+    def endless(self) -> bool:
+        return self.cycles is None
+
     def __call__(self, progress: Progress, /) -> float:
         period = max(1, steps_of(self, "period", progress))
         cycle, begin, length = self._cycle(progress.step, period)

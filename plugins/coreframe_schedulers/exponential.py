@@ -112,6 +112,10 @@ class Exponential(Scheduler):
                 f"a decay of {self.decay!r} leads away from it"
             )
 
+    @property
+    def endless(self) -> bool:
+        return self.decay is not None and self.end is None
+
     def __call__(self, progress: Progress, /) -> float:
         t = progress.step
         if self.decay is None:

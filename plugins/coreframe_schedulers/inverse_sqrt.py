@@ -72,6 +72,10 @@ class InverseSqrt(Scheduler):
             check_number(self, "timescale", above=0)
         checks.choice(self, "warmup_start", RISES)
 
+    @property
+    def endless(self) -> bool:
+        return True
+
     def __call__(self, progress: Progress, /) -> float:
         t, warmup = progress.step, steps_of(self, "warmup_steps", progress)
         if t < warmup:

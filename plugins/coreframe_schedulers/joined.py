@@ -69,11 +69,17 @@ class Joined(Scheduler):
                 )
         check_boundaries(self, "boundaries", self.boundaries, len(self.schedulers))
 
+    @property
+    def endless(self) -> bool:
+        return self.schedulers[-1].endless
+
     def __call__(self, progress: Progress, /) -> Any:
         borders = boundaries_of(self, self.boundaries, progress)
         piece = bisect.bisect_right(borders, progress.step)
         begin = borders[piece - 1] if piece else 0
         end = borders[piece] if piece < len(borders) else progress.steps
+        if end is not None and progress.steps is None:
+            self.schedulers[-1](dataclasses.replace(progress, step=0))  # refused now, or never
         steps = None if end is None else max(0, end - begin)
         local = dataclasses.replace(progress, step=progress.step - begin, steps=steps)
         return self.schedulers[piece](local)

@@ -60,6 +60,10 @@ class Step(Scheduler):
         check_number(self, "decay", above=0, maximum=1)
         check_number(self, "minimum", minimum=0, maximum=self.start)
 
+    @property
+    def endless(self) -> bool:
+        return True
+
     def __call__(self, progress: Progress, /) -> float:
         stair = max(1, steps_of(self, "every", progress))
         fallen: float = self.decay ** (progress.step // stair)

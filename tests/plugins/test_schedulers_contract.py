@@ -1,10 +1,9 @@
-"""What every scheduler promises: exact ends, a last value that holds, errors when it is made."""
+"""What our schedulers promise: all that the kit asks, exact ends, a range, words for mistakes."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import pickle
 from typing import Any
 
 import pytest
@@ -14,6 +13,8 @@ from hypothesis import strategies as st
 from coreframe import registry
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.scheduler import Progress, Scheduler, resolve
+from coreframe.testing import report
+from coreframe.testing.schedulers import check_scheduler
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_schedulers.competence import Competence
 from coreframe_schedulers.constant import Constant
@@ -27,9 +28,12 @@ from coreframe_schedulers.linear import Linear
 from coreframe_schedulers.one_cycle import OneCycle
 from coreframe_schedulers.piecewise import Piecewise
 from coreframe_schedulers.polynomial import Polynomial
+from coreframe_schedulers.stage_value import StageValue
 from coreframe_schedulers.step import Step
 from coreframe_schedulers.warmup_cosine import WarmupCosine
 from coreframe_schedulers.warmup_stable_decay import WarmupStableDecay
+
+STAGES = Curriculum.linear(3, 5, negatives=(5, 20), temperature=(1.0, 0.3))
 
 ENDING: dict[str, tuple[Scheduler, float]] = {
     "constant": (Constant(value=0.5), 0.5),
@@ -47,7 +51,7 @@ ENDING: dict[str, tuple[Scheduler, float]] = {
         Piecewise(values=(1.0, 2.0, 0.3), boundaries=(0.5, 0.9), interpolate="linear"),
         0.3,
     ),
-    "cosine_warm_restarts": (
+    "cosine_warm_restarts with an end": (
         CosineWarmRestarts(start=1.0, period=1e-9, cycles=1, minimum=0.3),
         0.3,
     ),
@@ -57,20 +61,42 @@ ENDING: dict[str, tuple[Scheduler, float]] = {
         ),
         0.3,
     ),
-    "curriculum": (Curriculum.linear(3, 5, negatives=(5, 20), temperature=(1.0, 0.3)), 0.3),
+    "curriculum": (STAGES, 0.3),
+    "stage_value": (STAGES.value("temperature"), 0.3),
 }  # fmt: skip
 ENDLESS: dict[str, Scheduler] = {
     "step": Step(start=1.0, every=3),
     "exponential by decay": Exponential(start=1.0, decay=0.9),
     "inverse_sqrt": InverseSqrt(peak=1.0),
     "cosine_warm_restarts": CosineWarmRestarts(start=1.0, period=4, multiplier=2),
+    "joined without an end": Joined(
+        schedulers=(Linear(start=0.0, end=1.0), Step(start=1.0, every=5)), boundaries=(9,)
+    ),
 }
-ALL = {**{name: schedule for name, (schedule, _) in ENDING.items()}, **ENDLESS}
+JOINED = Joined(
+    schedulers=(Linear(start=0.0, end=1.0), Linear(start=1.0, end=0.3)), boundaries=(5,)
+)
+ALL = {
+    **{name: schedule for name, (schedule, _) in ENDING.items()},
+    **ENDLESS,
+    "joined by steps": JOINED,
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_keeps_what_every_scheduler_promises(name: str) -> None:
+    found = check_scheduler(ALL[name])
+    assert all(found), report([c for c in found if not c])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_those_without_an_end_say_so(name: str) -> None:
+    assert ALL[name].endless is (name in ENDLESS)
 
 
 def test_these_are_all_schedulers() -> None:
     """A new scheduler has to keep the promises of this file as well."""
-    tested = {type(schedule).__name__ for schedule in ALL.values()} | {"StageValue"}
+    tested = {type(schedule).__name__ for schedule in ALL.values()}
     ours = [entry for entry in registry.registry().entries("schedulers") if entry.plugin.built_in]
     assert {entry.load().__name__ for entry in ours} == tested
 
@@ -85,17 +111,15 @@ def value(schedule: Scheduler, step: int, steps: int | None) -> float:
 def test_the_end_is_exact_and_holds(name: str, steps: int) -> None:
     schedule, end = ENDING[name]
     past = [steps, steps + 1, 3 * steps + 2, 10**6, 10**15]
-    if isinstance(schedule, Curriculum | CosineWarmRestarts):
+    if isinstance(schedule, Curriculum | CosineWarmRestarts | StageValue):
         past = past[-2:]  # these have lengths of their own
     assert {value(schedule, t, steps) for t in past} == {end}
 
 
 @pytest.mark.parametrize("name", ALL)
 @given(step=st.integers(0, 2**60), steps=st.integers(0, 2**60))
-def test_never_fails_and_never_leaves_its_range(name: str, step: int, steps: int) -> None:
-    found = value(ALL[name], step, steps)
-    assert 0.0 <= found <= 2.0
-    assert found == value(pickle.loads(pickle.dumps(ALL[name])), step, steps)
+def test_never_leaves_its_range(name: str, step: int, steps: int) -> None:
+    assert 0.0 <= value(ALL[name], step, steps) <= 2.0
 
 
 @given(start=st.floats(-5, 5), end=st.floats(-5, 5), steps=st.integers(1, 300), x=st.floats(0.1, 4))
@@ -204,11 +228,8 @@ def test_shares_round_half_up() -> None:
 # What is refused ------------------------------------------------------------------------------
 
 WRONG: list[tuple[type[Scheduler], dict[str, Any], str]] = [
-    (Constant, {"value": "x"}, r"Constant.value must be a number, got 'x'"),
-    (Constant, {"value": math.nan}, r"Constant.value must be finite, got nan"),
     (Constant, {"value": Constant(value=1.0)}, r"Constant.value must be a number.*use 'joined'"),
     (Linear, {"start": 1.0, "end": True}, r"Linear.end must be a number, got True"),
-    (Linear, {"start": 1.0, "end": 0.0, "steps": -1}, r"Linear.steps must be at least 0, got -1"),
     (
         Linear,
         {"start": 1.0, "end": 0.0, "steps": 2.5},
@@ -292,6 +313,13 @@ def test_mistakes_are_found_when_it_is_made(
 ) -> None:
     with pytest.raises((ArgumentError, ArgumentTypeError), match=text):
         kind(**fields)
+
+
+def test_a_joined_schedule_is_refused_at_the_first_step_of_an_open_ended_run() -> None:
+    """Not when its last piece begins, in the middle of the run."""
+    with pytest.raises(ArgumentError, match="Linear needs the number of steps of the run"):
+        JOINED.at(0)
+    assert JOINED.at(0, 10) == 0.0
 
 
 # In a component -------------------------------------------------------------------------------
