@@ -307,7 +307,12 @@ def page(component: Component) -> str:
     where = f"{component.kind}/{component.name} ({component.target})"
     given = parameters(where, target, doc)
     module, _, attribute = component.target.partition(":")
-    source = Path(inspect.getsourcefile(inspect.unwrap(target)) or "").resolve().relative_to(ROOT).as_posix()
+    source = (
+        Path(inspect.getsourcefile(inspect.unwrap(target)) or "")
+        .resolve()
+        .relative_to(ROOT)
+        .as_posix()
+    )
     home = "coreframe" if attribute in coreframe.__all__ else module
     use = f"from {home} import {attribute}"
     if component.kind != "core":
@@ -355,10 +360,12 @@ def page(component: Component) -> str:
 
 def definition(component: Component, doc: Doc, fields: list[str]) -> str:
     """Return formula and prose: the formula typeset where there is such a one."""
-    text = blocks(doc.body)
-    typeset = formulas.block(component.kind, component.name, fields)
+    text, formula = blocks(doc.body), formulas.of(component.kind, component.name)
+    if formula is None:
+        return text
     plain = re.compile(r"```text\n.*?\n```", re.DOTALL)
-    return plain.sub(lambda _: typeset, text, count=1) if typeset else text
+    text = plain.sub(lambda _: formulas.block(formula), text, count=1)
+    return f"{text}\n\n{formulas.legend(formula, fields)}".strip()
 
 
 def index(found: list[Component]) -> str:

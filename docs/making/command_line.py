@@ -31,6 +31,13 @@ Made from the program itself: every command with its arguments, options and defa
 """
 
 
+CODE = re.compile(
+    r"(?<![\w`.-])"
+    r"(--[a-z][\w-]*|(?:train|gate|optimizer|losses)\.[\w.]*\w(?:=[\w.]*\w)?)(?![\w`])"
+)
+"""Options and keys of a run in the words of a help text."""
+
+
 def page() -> str:
     """Return the page."""
     commands = cli.main.commands
@@ -54,7 +61,7 @@ def section(name: str, command: click.Command) -> str:
     groups: dict[str, list[str]] = {}
     for parameter in command.get_params(context):
         hidden = not isinstance(parameter, click.Option) or parameter.hidden
-        if not hidden and parameter.name != "help":
+        if not hidden and "--help" not in parameter.opts:
             title = getattr(parameter, "group", None) or "Options"
             groups.setdefault(title, []).append(row(parameter, context))
     for title in sorted(groups, key=lambda title: title != "Options"):
@@ -120,9 +127,7 @@ def prose(text: str) -> str:
     """Return words of a help text as Markdown: nothing by accident, commands as code."""
     text = " ".join(text.split())
     text = re.sub(r'"(coreframe [^"]+)"', r"`\1`", text)
-    text = re.sub(
-        r"(?<![\w`-])(--[a-z][\w-]*|(?:train|gate|optimizer|losses)\.[\w.]*\w)", r"`\1`", text
-    )
+    text = CODE.sub(r"`\1`", text)
     pieces = re.split(r"(`[^`]*`)", text)
     pieces[::2] = [re.sub(r"([*_<\\])", r"\\\1", piece) for piece in pieces[::2]]
     return "".join(pieces)

@@ -32,14 +32,16 @@ def of(kind: str, name: str) -> str | None:
     return read().get(kind, {}).get(name)
 
 
-def block(kind: str, name: str, fields: Iterable[str]) -> str | None:
-    """Return the formula as Markdown, with the fields that its symbols stand for."""
-    formula = of(kind, name)
-    if formula is None:
-        return None
+def block(formula: str) -> str:
+    """Return a formula as Markdown: web views of repositories draw it too."""
+    return f"```math\n{formula.strip()}\n```"
+
+
+def legend(formula: str, fields: Iterable[str]) -> str:
+    """Return which fields the symbols of a formula stand for, or nothing."""
     given = [f for f in fields if (s := symbols().get(f)) and has(formula, s)]
-    legend = ", ".join(f"{UNICODE[symbols()[f]]} is `{f}`" for f in given)
-    return f"```math\n{formula.strip()}\n```" + (f"\n\nHere {legend}." if legend else "")
+    words = ", ".join(f"{UNICODE[symbols()[f]]} is `{f}`" for f in given)
+    return f"In the formula {words}." if words else ""
 
 
 def symbols() -> Mapping[str, str]:

@@ -18,7 +18,11 @@ from math_core import LatexToMathML
 
 FENCE = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)
 MATH = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CRUMBS = re.compile(r"\A\[Components\].* › .*\n+")  # the site has its navigation
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)\s]+)\)")
+CELL = re.compile(
+    r"<code>[^<]*</code>(?=[^\n]*</td>)"
+)  # code in a table, whose | had to be escaped
 DRAWING = re.compile(r'<p>\s*<img alt="[^"]*" src="([^":]+\.svg)" />\s*</p>')
 
 
@@ -44,9 +48,11 @@ def on_config(config: Any) -> Any:
 def components(folder: Path) -> list[Any]:
     """Return the index, and the pages of each kind in the index's order, as navigation."""
     index = (folder / "README.md").read_text("utf-8")
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, list[Any]] = {}
     for path in re.findall(r"^\| \[\w+\]\((\w+/\w+\.md)\)", index, re.MULTILINE):
-        kinds.setdefault(path.partition("/")[0], []).append(f"{folder.name}/{path}")
+        kinds.setdefault(Path(path).parent.name, []).append(
+            {Path(path).stem: f"{folder.name}/{path}"}
+        )
     pages = [{kind.capitalize(): paths} for kind, paths in kinds.items()]
     return [f"{folder.name}/README.md", *pages]
 
@@ -65,6 +71,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
         named = words.strip("`") in (path, target)
         return f"`{path}`" if named else f"{words} (`{path}`)"
 
+    markdown = CRUMBS.sub("", markdown)
     return outside_fences(MATH.sub(math, markdown), lambda text: LINK.sub(local, text))
 
 
@@ -94,4 +101,5 @@ def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:
         text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
         return f'<figure class="drawing">{text.strip()}</figure>'
 
+    html = CELL.sub(lambda cell: cell[0].replace(r"\|", "|"), html)
     return DRAWING.sub(inlined, html)
