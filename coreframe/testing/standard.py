@@ -26,7 +26,7 @@ FUNCTIONS: Calls = {
     "astype": lambda xp, a: xp.astype(a.m, a.x.dtype),
     "finfo": lambda xp, a: a.x + xp.finfo(a.x.dtype).eps,
     "iinfo": lambda xp, a: a.i + xp.iinfo(xp.int8).max,
-    "isdtype": lambda xp, a: a.x + xp.isdtype(a.x.dtype, "real floating"),
+    "isdtype": lambda xp, a: a.x + float(xp.isdtype(a.x.dtype, "real floating")),
     "result_type": lambda xp, a: xp.astype(a.m, xp.result_type(a.x, a.y)),
     # element by element
     "abs": lambda xp, a: xp.abs(a.x),
