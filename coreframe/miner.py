@@ -28,7 +28,15 @@ from coreframe.scheduler import Scheduler, plain, require_resolved
 from coreframe.similarity import Similarity
 from coreframe.tiles import similarity_rows
 
-__all__ = ["Miner", "RankingMiner", "Rows", "best", "pair_rows", "similarity_rows"]
+__all__ = [
+    "Miner",
+    "RankingMiner",
+    "Rows",
+    "best",
+    "pair_rows",
+    "similarity_rows",
+    "with_negatives",
+]
 
 _ROW_BYTES = 64  # a column, of a row of masks, keys and their temporaries
 
