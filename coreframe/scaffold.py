@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from coreframe.discovery import VERSION
+import coreframe
 from coreframe.errors import ArgumentError, nearest
 from coreframe.registry import registry
 from coreframe.storage import make_folder, write_folder
@@ -118,7 +118,7 @@ class NewPlugin:
             "authors": f"authors = [{{ {table} }}]\n" if self.author else "",
             "holder": holder or f"the authors of {self.name}",
             "year": str(datetime.date.today().year),
-            "requirement": requirement(VERSION),
+            "requirement": requirement(coreframe.__version__),
             "license_fields": f'license = "{self.license}"\nlicense-files = ["LICENSE"]'
             if licensed
             else 'classifiers = ["Private :: Do Not Upload"] # without a licence; PyPI refuses it',
