@@ -96,7 +96,6 @@ ENDING = """\
 
 ```python
 from dataclasses import dataclass
-from typing import ClassVar
 
 from coreframe import RowLoss, namespace
 from coreframe.component import Preset
@@ -107,7 +106,7 @@ class Huber(RowLoss):
     delta: float = 1.0
 
     needs = ("anchors", "references")
-    presets: ClassVar = {
+    presets = {
         "torch": Preset(
             equals="torch.nn.HuberLoss",
             fields={"delta": 1.0},

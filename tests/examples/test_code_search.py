@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 from support import load_example
+from tutorials import untrue
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "code_search.py"
 
@@ -97,3 +98,4 @@ def test_whitening_brings_most_of_the_gain(tmp_path: Path) -> None:
     assert whitening - base > (adapted - base) / 2
     assert "whitening" in ran.stdout
     assert "rebuild" in ran.stdout
+    assert untrue("code-search.md", "code_search.py", ran.stdout) == []

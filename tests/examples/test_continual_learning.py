@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 from support import load_example
+from tutorials import untrue
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "continual_learning.py"
 
@@ -70,3 +71,4 @@ def test_less_than_half_is_forgotten(tmp_path: Path) -> None:
     assert learned > before + 0.05
     assert kept < forgotten / 2
     assert protected > 0.98 * learned
+    assert untrue("two-tasks.md", "continual_learning.py", ran.stdout) == []
