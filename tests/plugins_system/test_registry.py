@@ -19,6 +19,7 @@ from coreframe.errors import (
     PluginWarning,
     UnknownName,
 )
+from coreframe.plugin import RETIRED, Retired
 
 LOSS = """
 @hookimpl
@@ -337,3 +338,47 @@ def test_a_callback_by_name_follows_a_run(write_plugin) -> None:
     x = np.random.default_rng(0).standard_normal((8, 4))
     coreframe.fit(coreframe.Pairs(x, x), epochs=2, callbacks=["watch"])
     assert importlib.import_module("acme").seen == [2]
+
+
+# Hooks over time ----------------------------------------------------------------------------
+
+RETIRED_HOOK = "@hookimpl\ndef coreframe_criteria(): return {'one': 'acme:One'}\n"
+
+
+@pytest.fixture
+def retired(monkeypatch) -> None:
+    entry = Retired(now="coreframe_losses", until="0.2")
+    monkeypatch.setitem(RETIRED, "coreframe_criteria", entry)
+
+
+def test_a_retired_hook_still_works_and_warns(write_plugin, retired) -> None:
+    key = write_plugin("acme", RETIRED_HOOK)
+    with pytest.warns(DeprecationWarning, match="coreframe_criteria") as caught:
+        found = entries()
+    assert f"{key}:one" in found
+    assert plugin(key).kinds == ["losses"]
+    assert [str(warning.message) for warning in caught] == [
+        f"plugin {key} 1.0 implements 'coreframe_criteria', which is 'coreframe_losses' now; "
+        "the old name is not called any more from coreframe 0.2 on"
+    ]
+
+
+def test_a_plugin_may_offer_the_old_and_the_new_hook(write_plugin, retired) -> None:
+    """It serves two versions, and is asked by the new name, without a warning."""
+    key = write_plugin("acme", RETIRED_HOOK + loss_table('"two": "acme:Two"'))
+    assert f"{key}:two" in entries()
+    assert f"{key}:one" not in entries()
+
+
+def test_a_hook_that_was_never_one_is_unknown(write_plugin) -> None:
+    assert "unknown hook 'coreframe_criteria'" in refused(write_plugin("acme", RETIRED_HOOK))
+
+
+def test_a_retired_hook_that_raises_is_told_by_its_new_name(write_plugin, retired) -> None:
+    key = write_plugin("acme", "@hookimpl\ndef coreframe_criteria(): return 3")
+    with (
+        pytest.warns(DeprecationWarning, match="coreframe_criteria"),
+        pytest.warns(PluginWarning, match="coreframe_losses must return"),
+    ):
+        entries()
+    assert plugin(key).state == "failed"
