@@ -5,36 +5,26 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from coreframe import registry
 from coreframe.adapter import Adapter
 from coreframe.callbacks import Callback
-from coreframe.discovery import BUILT_IN, Plugin, discover, normalised
+from coreframe.discovery import BUILT_IN, discover, normalised
 from coreframe.embedder import Embedder
-from coreframe.errors import UnknownName, nearest
-from coreframe.loading import Loader, import_target
+from coreframe.loading import import_target
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
-from coreframe.plugin import KINDS
 from coreframe.regularizer import Regularizer
 from coreframe.sampler import Sampler
 from coreframe.scheduler import Scheduler
 from coreframe.testing import checks
 from coreframe.testing.backends import METHODS, is_backend
 from coreframe.testing.checks import NotApplicable, Promise, Remark, explain
+from coreframe.testing.packages import Package
 
 SLOW_SECONDS = 5.0
 HEAVY = ("cupy", "jax", "numpy", "tensorflow", "torch")
@@ -55,132 +45,6 @@ BASES: Mapping[str, type] = {
     "embedders": Embedder,
 }
 """The interface of each kind; backends follow a protocol."""
-
-
-class Offer(NamedTuple):
-    """A line of a table that a plugin returns."""
-
-    kind: str
-    name: str
-    target: str
-    plugin: Plugin
-
-
-@dataclass(frozen=True, eq=False)
-class Package:
-    """An installed distribution with plugins in it, or a module that is none's."""
-
-    title: str
-    plugins: tuple[Plugin, ...]
-
-    @property
-    def is_installed(self) -> bool:
-        return bool(self.plugins[0].distribution)
-
-    @cached_property
-    def loader(self) -> Loader:
-        """The plugins, loaded beside the registry, which may have left them out or renamed them."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loader = Loader(list(self.plugins))
-            loader.load()
-        return loader
-
-    @cached_property
-    def offers(self) -> list[Offer]:
-        """All components that the hooks offer."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return [
-                Offer(kind, name, target, plugin)
-                for plugin in self.loader.plugins
-                for kind in KINDS
-                for name, target in self.loader.ask(plugin, f"coreframe_{kind}").items()
-            ]
-
-    def kernels(self, library: str) -> dict[str, str]:
-        """Return all kernels that the hooks offer for one array library."""
-        found: dict[str, str] = {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for plugin in self.loader.plugins:
-                found |= self.loader.ask(plugin, "coreframe_kernels", backend=library)
-        return found
-
-    @cached_property
-    def roots(self) -> set[str]:
-        """The top-level packages that the plugins and what they offer live in."""
-        targets = [plugin.module for plugin in self.plugins]
-        targets += [offer.target for offer in self.offers]
-        return {target.partition(":")[0].partition(".")[0] for target in targets} - {"coreframe"}
-
-    def first_import(self, mode: str) -> dict[str, dict[str, Any]]:
-        """Return what the import of each plugin module does in a process just started."""
-        modules = list(dict.fromkeys(plugin.module for plugin in self.plugins))
-        code = Path(__file__).with_name("first_import.py").read_text(encoding="utf-8")
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        environment = {**os.environ, "PYTHONPATH": path}
-        with tempfile.TemporaryDirectory() as folder:
-            result = Path(folder, "result.json")
-            command = [sys.executable, "-c", code, mode, str(result), *modules]
-            ran = subprocess.run(
-                command, env=environment, cwd=folder, capture_output=True, text=True, check=False
-            )
-            if not result.exists():
-                lines = (ran.stderr or "no message").strip().splitlines()
-                raise RuntimeError(f"the process ended with code {ran.returncode}: {lines[-1]}")
-            found: dict[str, dict[str, Any]] = json.loads(result.read_text(encoding="utf-8"))
-        if said := (ran.stdout + ran.stderr).strip():  # past Python's own stdout
-            found[modules[0]]["printed"] = found[modules[0]].get("printed", "") + said
-        return found
-
-    @cached_property
-    def bare_import(self) -> dict[str, dict[str, Any]]:
-        return self.first_import("bare")
-
-    @cached_property
-    def watched_import(self) -> dict[str, dict[str, Any]]:
-        return self.first_import("watched")
-
-    def sources(self) -> Iterator[Path]:
-        """Yield the Python files of all packages."""
-        for root in sorted(self.roots):
-            spec = importlib.util.find_spec(root)
-            if spec is None:
-                continue
-            for folder in spec.submodule_search_locations or ():
-                yield from sorted(Path(folder).rglob("*.py"))
-            if spec.submodule_search_locations is None and spec.origin:
-                yield Path(spec.origin)
-
-
-def package(name: str) -> Package:
-    """Return what a distribution, an entry point or a module means.
-
-    Raises UnknownName with the nearest of what is installed.
-    """
-    installed = discover()
-    found = [p for p in installed if name in p.names or normalised(name) == p.distribution]
-    found = found or [p for p in installed if name in (p.module, p.module.partition(".")[0])]
-    if found:
-        whole = {p.distribution for p in found} | {""}
-        title = f"{found[0].distribution} {found[0].version}" if len(whole) == 2 else name
-        return Package(title, tuple(found))
-    if not is_module(name):
-        known = {p.distribution for p in installed}
-        raise UnknownName(
-            f"{name!r} is no installed distribution with an entry point of the group coreframe, "
-            f"and no module.{nearest(name, known)}"
-        )
-    return Package(name, (Plugin("", "?", name, name),))
-
-
-def is_module(name: str) -> bool:
-    """Say whether a text names a module that is there."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 # Metadata -----------------------------------------------------------------------------------
@@ -268,15 +132,9 @@ def tables(subject: Package) -> Iterator[str]:
             yield f"{plugin.key}: {plugin.error}"
     if not offers and not subject.kernels("numpy"):
         yield "it offers nothing"
-    again = replace_plugins(subject).offers
+    again = subject.anew.offers
     if [offer[:3] for offer in again] != [offer[:3] for offer in offers]:
         yield "it offers something else when it is asked a second time"
-
-
-def replace_plugins(subject: Package) -> Package:
-    """Return the same package, not loaded yet."""
-    fresh = (replace(plugin, state="found", hooks={}) for plugin in subject.plugins)
-    return Package(subject.title, tuple(fresh))
 
 
 @checks.promise(
@@ -403,54 +261,75 @@ def clean_import(subject: Package) -> Iterator[str]:
 
 @checks.promise(
     PROMISES,
-    "It imports public modules of coreframe alone, and no other plugin.",
-    fix="Import from coreframe and the modules that docs/stability.md lists; copy a helper that "
-    "you need from elsewhere, or ask for it to be made public.",
+    "It imports public names of coreframe alone, and no other plugin.",
+    fix="Import what docs/stability.md lists for authors of plugins; copy a helper that you need "
+    "from elsewhere, or ask for it to be made public.",
     needs=("importable",),
 )
 def public_imports(subject: Package) -> Iterator[str]:
-    others = {p.module.partition(".")[0] for p in discover()} - subject.roots - {"coreframe"}
     if subject.plugins[0].built_in:
-        others = set()  # ours are held apart by import-linter, each from all others
+        raise NotApplicable("it is coreframe itself")
+    others = {p.module.partition(".")[0] for p in discover()} - subject.roots
     for path in subject.sources():
-        for module, line in _imports(path):
-            if not is_public(module):
-                yield f"{path.name}:{line} imports {module}, which is not public"
-            elif module.partition(".")[0] in others:
+        for module, name, line in _imports(path):
+            if module.partition(".")[0] in others:
                 yield f"{path.name}:{line} imports {module}, another plugin"
+            elif not is_public(module, name):
+                yield f"{path.name}:{line} imports {module} {name}".rstrip() + ", not public"
 
 
-PRIVATE = {
-    "coreframe.cli",
-    "coreframe.config",
-    "coreframe.console",
-    "coreframe.experiment",
-    "coreframe.outputs",
-    "coreframe.registry",
-    "coreframe.report",
-    "coreframe.trainer",
+PUBLIC = {
+    "adapter",
+    "backend",
+    "batch",
+    "callbacks",
+    "chain",
+    "checks",
+    "component",
+    "compose",
+    "data.batches",
+    "data.pairs",
+    "data.relevance",
+    "embedder",
+    "errors",
+    "fisher_information",
+    "gradients",
+    "loss",
+    "miner",
+    "ops",
+    "optimizer",
+    "plugin",
+    "random",
+    "recompute",
+    "regularizer",
+    "relation",
+    "result",
+    "row_loss",
+    "sampler",
+    "scheduler",
+    "similarity",
+    "testing",
 }
-"""Modules whose contents may change in any version."""
+"""The modules of coreframe that plugins may use: the first table of docs/stability.md."""
 
 
-def is_public(module: str) -> bool:
-    """Say whether a plugin may import a module."""
-    parts = module.split(".")
-    return not any(".".join(parts[:n]) in PRIVATE for n in range(1, len(parts) + 1))
+def is_public(module: str, name: str = "") -> bool:
+    """Say whether a plugin may write ``from module import name``, or ``import module``."""
+    package, _, inside = module.partition(".")
+    if package != "coreframe":
+        return True
+    if name and (f"{inside}.{name}" if inside else name) in PUBLIC:
+        return True  # the name is a module
+    if inside and inside not in PUBLIC:
+        return False
+    return not name or name in importlib.import_module(module).__all__
 
 
-def _imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield the modules that a file imports, also inside functions, with the lines."""
+def _imports(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield what a file imports, also inside functions: module, name in it, and line."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            yield from ((alias.name, "", node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module, node.lineno
-            if node.module == "coreframe":  # from coreframe import registry
-                yield from ((f"coreframe.{alias.name}", node.lineno) for alias in node.names)
-
-
-def distributions() -> set[str]:
-    """Return the names of all installed distributions with plugins in them."""
-    return {plugin.distribution for plugin in discover()}
+            yield from ((node.module, alias.name, node.lineno) for alias in node.names)

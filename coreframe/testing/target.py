@@ -17,7 +17,7 @@ from coreframe.errors import (
 )
 from coreframe.plugin import KINDS
 from coreframe.registry import Entry, argument_problems, import_target, registry
-from coreframe.testing import backends, plugins
+from coreframe.testing import backends, packages, plugins
 from coreframe.testing.adapters import KIT as ADAPTERS
 from coreframe.testing.checks import Check, NotApplicable, Promise
 from coreframe.testing.kit import Kit
@@ -56,7 +56,7 @@ def check_plugin(
 
     The checks of a component are named after it: "losses:soft_margin.gradient".
     """
-    return _flat(plugin_suites(plugins.package(plugin), arguments or {}, _called))
+    return _flat(plugin_suites(packages.package(plugin), arguments or {}, _called))
 
 
 def promises(*components: Any) -> list[Item]:
@@ -111,14 +111,14 @@ def suites(
     For a distribution they are tables of fields by "kind:name". ``make`` makes the component.
     """
     arguments = dict(arguments or {})
-    if normalised(target) in plugins.distributions():
-        return plugin_suites(plugins.package(target), arguments, make)
+    if normalised(target) in packages.distributions():
+        return plugin_suites(packages.package(target), arguments, make)
     try:
         kind, name, component = _find(target)
     except UnknownName:
-        if ":" in target or not plugins.is_module(target):
+        if ":" in target or not packages.is_module(target):
             raise
-        return plugin_suites(plugins.package(target), arguments, make)
+        return plugin_suites(packages.package(target), arguments, make)
     title = f"{kind}:{name}" if name else target
     if kind == "backends":
         return [_suite(backends.KIT, make(component, arguments) if arguments else component, title)]
@@ -200,7 +200,7 @@ def _backend(name: str) -> Any:
 
 
 def _hint(target: str, names: set[str]) -> str:
-    names = names | plugins.distributions()
+    names = names | packages.distributions()
     close = difflib.get_close_matches(target, names, n=1)
     return nearest(target, names) if close else " `coreframe list` shows all names."
 
@@ -209,7 +209,7 @@ def _hint(target: str, names: set[str]) -> str:
 
 
 def plugin_suites(
-    package: plugins.Package, arguments: Mapping[str, Mapping[str, Any]], make: Make
+    package: packages.Package, arguments: Mapping[str, Mapping[str, Any]], make: Make
 ) -> list[Suite]:
     """Return what a plugin promises as a package, and then what each of its components does."""
     found = [Suite(package.title, "the package", plugins.PROMISES, lambda: package)]
@@ -222,7 +222,7 @@ def plugin_suites(
     return found
 
 
-def _offered(name: str, offer: plugins.Offer, fields: Mapping[str, Any], make: Make) -> Suite:
+def _offered(name: str, offer: packages.Offer, fields: Mapping[str, Any], make: Make) -> Suite:
     """Return the promises of one component of a plugin, if it can be made."""
     entry = Entry(offer.name, offer.target, offer.plugin)
     try:
