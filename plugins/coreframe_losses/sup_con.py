@@ -47,9 +47,8 @@ class SupCon(PairwiseLoss):
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
-            equals="Khosla et al. 2020, arXiv 2004.11362, eq. 2 and section 4",
+            equals="Khosla et al. 2020, arXiv 2004.11362, eq. 2, averaged over anchors",
             fields={"temperature": 0.1, "similarity": "cosine"},
-            note='There a sum over anchors, reduction="sum"; the mean is of the authors\' code.',
         ),
         "pytorch-metric-learning": Preset(
             equals="pytorch_metric_learning.losses.SupConLoss",
