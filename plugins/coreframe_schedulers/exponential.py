@@ -61,23 +61,9 @@ class Exponential(Scheduler):
     presets: ClassVar[Mapping[str, Preset]] = {
         "torch": Preset(
             equals="torch.optim.lr_scheduler.ExponentialLR",
-            fields={"every": 1, "end": None},
+            fields={"every": 1},
             version="torch 2.13.0",
             note="decay is gamma.",
-        ),
-        "optax": Preset(
-            equals="optax.exponential_decay",
-            fields={"end": None},
-            arguments={"transition_begin": 0, "staircase": False, "end_value": None},
-            version="optax 0.2.8",
-            note="every is transition_steps, decay is decay_rate.",
-        ),
-        "keras": Preset(
-            equals="keras.optimizers.schedules.ExponentialDecay",
-            fields={"end": None},
-            arguments={"staircase": False},
-            version="keras 3.15.1",
-            note="every is decay_steps, decay is decay_rate.",
         ),
     }
 

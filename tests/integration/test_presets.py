@@ -430,14 +430,6 @@ SCHEDULES = {
         {"start": 1.0, "decay": 0.7},
         lambda kind: torch_values(lambda o: kind(o, gamma=0.7), T),
     ),
-    (Exponential, "optax"): (
-        {"start": 1.0, "decay": 0.7, "every": 3},
-        lambda kind: called(kind(1.0, 3, 0.7), T),
-    ),
-    (Exponential, "keras"): (
-        {"start": 1.0, "decay": 0.7, "every": 3},
-        lambda kind: called(kind(1.0, 3, 0.7), T),
-    ),
     (InverseSqrt, "transformers"): (
         {"peak": 1.0, "warmup_steps": W},
         lambda kind: torch_values(lambda o: kind(o, W), 2 * T),
