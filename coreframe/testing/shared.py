@@ -7,9 +7,11 @@ import dataclasses
 import doctest
 import inspect
 import io
+import itertools
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,7 +24,8 @@ from coreframe.testing.docstrings import Incomplete, described, read
 from coreframe.testing.kit import Subject
 
 THREADS = 4
-CALLS = 3  # of each thread
+CALLS = 3  # of each thread, at least
+LONG_ENOUGH = 0.1  # seconds: quick components are called more often, or threads would not meet
 
 SHARED: list[Promise] = []
 
@@ -289,7 +292,10 @@ def thread_safe(subject: Subject) -> Iterator[str]:
     def use(number: int) -> None:
         try:
             together.wait()
-            for call in range(CALLS):
+            until = time.monotonic() + LONG_ENOUGH
+            for call in itertools.count():
+                if call >= CALLS and (problems or time.monotonic() > until):
+                    break
                 variant = (number + call) % 2
                 found = subject.exercise(subject.component, variant)
                 problems.extend(_others(alone[variant], found, "in several threads"))
