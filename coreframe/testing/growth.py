@@ -55,5 +55,10 @@ def too_fast(call: Callable[[int, int], Callable[[], Any]], *, linear: bool) -> 
         )
 
 
+def per_row(call: Callable[[int], Callable[[], Any]], few: int, many: int) -> float:
+    """Return the bytes that one more row takes, of the peak of calls with so many rows."""
+    return (peak(call(many)) - peak(call(few))) / (many - few)
+
+
 def size(count: float) -> str:
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"

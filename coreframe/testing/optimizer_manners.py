@@ -21,15 +21,15 @@ from coreframe.testing.checks import (
     promise,
     recorded_warnings,
 )
+from coreframe.testing.dtypes import placed
+from coreframe.testing.growth import per_row
 from coreframe.testing.hyperparameters import unchecked, unscheduled
 from coreframe.testing.optimizer_subject import (
     TOLERANCE,
     Subject,
     everything,
     others,
-    placed,
 )
-from coreframe.testing.peak import growth
 
 PROMISES: list[Promise] = []
 
@@ -223,6 +223,6 @@ def memory(subject: Subject) -> Iterator[str]:
         state = optimizer.init(params)
         return lambda: optimizer.update(params, params, state)
 
-    copies = growth(call, 512, 2048) / 8
+    copies = per_row(call, 512, 2048) / 8
     if copies > MOST_COPIES:
         yield f"each further number of a parameter takes the memory of {copies:.0f} numbers"

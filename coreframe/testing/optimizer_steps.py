@@ -18,6 +18,7 @@ from coreframe.testing.checks import (
     explain,
     promise,
 )
+from coreframe.testing.dtypes import placed
 from coreframe.testing.optimizer_subject import (
     RATE,
     TOLERANCE,
@@ -25,7 +26,6 @@ from coreframe.testing.optimizer_subject import (
     everything,
     infinite,
     others,
-    placed,
 )
 from coreframe.testing.shared import same_bits
 

@@ -15,10 +15,10 @@ from coreframe.optimizer import Optimizer
 from coreframe.scheduler import resolve
 from coreframe.testing import arrays, kit
 from coreframe.testing.arrays import Place, on_numpy
+from coreframe.testing.dtypes import in_dtype, placed
 from coreframe.testing.hyperparameters import HALFWAY
 from coreframe.testing.shared import same_bits
 
-DTYPES = ("float64", "float32", "float16", "bfloat16")
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 RATE = 0.05  # large enough for float32 to show a move in all its digits
 
@@ -109,25 +109,6 @@ class Subject(kit.Subject):
         slots = {key.partition("/")[0]: x for key, x in state.items() if key != "step"}
         parameter = cast(parameter, wide, xp)
         return parameter, *self.bare.step(parameter, cast(gradient, wide, xp), slots, 1)
-
-    def known(self, place: Place) -> list[str]:
-        """The dtypes that a library has."""
-        return [dtype for dtype in DTYPES if in_dtype(np.zeros(1), place, dtype) is not None]
-
-
-def in_dtype(x: Any, place: Place, dtype: str) -> Any:
-    """Return an array on a library in a dtype; None where the library lacks it."""
-    narrow = dtype in ("float16", "bfloat16")
-    here = place(np.asarray(x, np.float32 if narrow else dtype))
-    xp = namespace(here=here)
-    wanted = getattr(xp, dtype, None)
-    if wanted is None or (here.dtype != wanted and not narrow):
-        return None  # JAX without 64 bits; the standard has no narrow ones
-    return cast(here, wanted, xp)
-
-
-def placed(values: Mapping[str, Any], place: Place, dtype: str) -> dict[str, Any]:
-    return {name: in_dtype(x, place, dtype) for name, x in values.items()}
 
 
 def everything(params: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:

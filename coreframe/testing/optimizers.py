@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from coreframe.backend import device_of, library_of, to_numpy
+from coreframe.backend import to_numpy
 from coreframe.optimizer import Optimizer
 from coreframe.testing import kit, optimizer_manners, optimizer_steps
 from coreframe.testing.arrays import on_numpy
@@ -19,13 +19,12 @@ from coreframe.testing.checks import (
     explain,
     promise,
 )
+from coreframe.testing.dtypes import in_dtype, kind, known, placed
 from coreframe.testing.optimizer_subject import (
     RATE,
     TOLERANCE,
     Subject,
     everything,
-    in_dtype,
-    placed,
 )
 from coreframe.testing.shared import SHARED
 
@@ -98,7 +97,7 @@ def slots_are_named(subject: Subject) -> Iterator[str]:
 def kinds_are_kept(subject: Subject) -> Iterator[str]:
     scalars = subject.optimizer.scalars
     for library, place in subject.places.items():
-        for dtype in subject.known(place):
+        for dtype in known(place):
             for name in ("query.W", "loss.scale"):
                 where = f"{library}, {dtype}, shape {subject.shapes[name]}"
                 try:
@@ -108,20 +107,15 @@ def kinds_are_kept(subject: Subject) -> Iterator[str]:
                     continue
                 for what, x in (("the parameter", new), *slots.items()):
                     shape = () if what in scalars else tuple(parameter.shape)
-                    got, wanted = _kind(x, tuple(x.shape)), _kind(parameter, shape)
+                    got, wanted = kind(x, tuple(x.shape)), kind(parameter, shape)
                     if got != wanted:
                         yield f"{where}: step returns {what} as {got}, must be {wanted}"
                 params = {name: in_dtype(subject.params[name], place, dtype)}
                 state = subject.bare.init(params)
                 moved, _ = subject.bare.update(params, params, state)
-                got, wanted = (_kind(x, tuple(x.shape)) for x in (moved[name], params[name]))
+                got, wanted = (kind(x, tuple(x.shape)) for x in (moved[name], params[name]))
                 if got != wanted:
                     yield f"{where}: update returns the parameter as {got}, must be {wanted}"
-
-
-def _kind(x: Any, shape: tuple[int, ...]) -> str:
-    dtype = str(x.dtype).rpartition(".")[-1]
-    return f"{library_of(x)} {dtype} {shape} on {device_of(x)}"
 
 
 @promise(
@@ -135,7 +129,7 @@ def libraries(subject: Subject) -> Iterator[str]:
     turns = subject.gradients()
     expected = _moves(subject, *subject.walk(optimizer, turns))
     for library, place in subject.places.items():
-        for dtype in [dtype for dtype in TOLERANCE if dtype in subject.known(place)]:
+        for dtype in [dtype for dtype in TOLERANCE if dtype in known(place)]:
             where = f"{library}, {dtype}"
             try:
                 got = _moves(subject, *subject.walk(optimizer, turns, place, dtype))
