@@ -221,7 +221,7 @@ def switch_off(plugins: list[Plugin]) -> None:
     for name in (word.removeprefix("-") for word in _words(setting)):
         if name not in known:
             warnings.warn(
-                f"{VARIABLE} names {name!r}, which is not installed.{nearest(name, known)}",
+                f"COREFRAME_PLUGINS names {name!r}, which is not installed.{nearest(name, known)}",
                 PluginWarning,
                 stacklevel=2,
             )
