@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from coreframe import config
+from coreframe.component import NO_PRESETS, Preset
 from coreframe.errors import ConfigError
 from coreframe.testing.checks import NotApplicable, Promise, explain, promise
 from coreframe.testing.docstrings import Incomplete, described, read
@@ -100,6 +101,33 @@ def configuration(subject: Subject) -> Iterator[str]:
     again = config.made_of(type(component), table)
     if repr(again) != repr(component):
         yield f"it is written as {table!r}, and read back as {again!r}"
+
+
+@promise(
+    SHARED,
+    "Each of its presets builds, and says what the component equals with it.",
+    fix="In `presets`, name values that the fields may have: "
+    'Preset(equals="library.Class", fields={"margin": 0.5}).',
+)
+def presets(subject: Subject) -> Iterator[str]:
+    component = subject.component
+    known = getattr(type(component), "presets", NO_PRESETS)
+    if not known:
+        raise NotApplicable("it has no presets")
+    for name, preset in known.items():
+        if not isinstance(preset, Preset):
+            yield f"the preset {name!r} is no coreframe.component.Preset, but {preset!r}"
+            continue
+        if not preset.equals:
+            yield f"the preset {name!r} does not say what it equals"
+        try:
+            made = dataclasses.replace(component, **preset.fields)
+        except Exception as error:
+            yield f"the preset {name!r} does not build: {type(error).__name__}: {error}"
+            continue
+        for field, value in preset.fields.items():
+            if getattr(made, field) != value:
+                yield f"the preset {name!r} says {field}={value!r}, built is {made!r}"
 
 
 @promise(

@@ -8,7 +8,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
+from coreframe.component import Component, Preset
 from coreframe.testing import Check, report
 from coreframe.testing.checks import NotApplicable, Promise
 from coreframe.testing.kit import Kit
@@ -24,7 +25,7 @@ from coreframe.testing.process import surroundings, thread_counts
 from coreframe.testing.shared import SHARED
 
 
-class Thing:
+class Thing(Component):
     """A component that turns an array into another."""
 
     def __call__(self, x: Any) -> Any:
@@ -57,6 +58,10 @@ class Right(Thing):
     """
 
     factor: float = 2.0
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "other": Preset(equals="other.Triple", fields={"factor": 3.0})
+    }
 
 
 def test_a_right_component_passes() -> None:
@@ -104,6 +109,26 @@ class ChangesItsFields(Right):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", 2 * self.factor)
+
+
+class MisnamesAField(Right):
+    """Offers values of fields that it has not."""
+
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "other": Preset(equals="other.Triple", fields={"factr": 3.0})
+    }
+
+
+class SaysNothing(Right):
+    """Offers a preset of nobody knows what."""
+
+    presets: ClassVar[Mapping[str, Preset]] = {"other": Preset(equals="", fields={"factor": 3.0})}
+
+
+class OffersATable(Right):
+    """Offers the values alone."""
+
+    presets: ClassVar[Mapping[str, Any]] = {"other": {"factor": 3.0}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +293,9 @@ FAULTS = [
     (HoldsAFunction(), "copies", "pickle"),
     (Mute(), "representation", "it does not name the class: something"),
     (ChangesItsFields(), "configuration", "factor=8.0"),
+    (MisnamesAField(), "presets", "the preset 'other' does not build: TypeError"),
+    (SaysNothing(), "presets", "does not say what it equals"),
+    (OffersATable(), "presets", "is no coreframe.component.Preset"),
     (Undocumented(), "documentation", "Args does not describe 'factor'"),
     (FalseExample(), "examples", "Expected:"),
     (Raises(), "usable", "ValueError: not today (test_shared.py:"),
