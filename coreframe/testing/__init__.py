@@ -18,7 +18,10 @@ from coreframe.testing.checks import Check, report
 from coreframe.testing.kernels import check_kernels
 from coreframe.testing.losses import check_loss
 from coreframe.testing.miners import check_miner
+from coreframe.testing.optimizers import check_optimizer
+from coreframe.testing.regularizers import check_regularizer
 from coreframe.testing.samplers import check_sampler
+from coreframe.testing.schedulers import check_scheduler
 from coreframe.testing.target import check, check_plugin, promises
 
 __all__ = [
@@ -29,8 +32,11 @@ __all__ = [
     "check_kernels",
     "check_loss",
     "check_miner",
+    "check_optimizer",
     "check_plugin",
+    "check_regularizer",
     "check_sampler",
+    "check_scheduler",
     "promises",
     "report",
     "suite",

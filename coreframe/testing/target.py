@@ -23,10 +23,22 @@ from coreframe.testing.checks import Check, NotApplicable, Promise
 from coreframe.testing.kit import Kit
 from coreframe.testing.losses import KIT as LOSSES
 from coreframe.testing.miners import KIT as MINERS
+from coreframe.testing.optimizers import KIT as OPTIMIZERS
+from coreframe.testing.regularizers import KIT as REGULARIZERS
 from coreframe.testing.samplers import KIT as SAMPLERS
+from coreframe.testing.schedulers import KIT as SCHEDULERS
 from coreframe.testing.suites import Item, Suite, items, written
 
-KITS: tuple[Kit, ...] = (LOSSES, MINERS, ADAPTERS, SAMPLERS, backends.KIT)
+KITS: tuple[Kit, ...] = (
+    LOSSES,
+    MINERS,
+    OPTIMIZERS,
+    SCHEDULERS,
+    REGULARIZERS,
+    ADAPTERS,
+    SAMPLERS,
+    backends.KIT,
+)
 """The checks of each kind of component."""
 
 Make = Callable[[type, Mapping[str, Any]], Any]
