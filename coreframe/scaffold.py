@@ -40,7 +40,8 @@ _FILES = {
     "src/$package/plugin.py": "plugin.py",
     "src/$package/$loss.py": "loss.py",
     "src/$package/$miner.py": "miner.py",
-    "tests/test_plugin.py": "test_plugin.py",
+    "tests/test_loss.py": "test_loss.py",
+    "tests/test_miner.py": "test_miner.py",
 }
 """Path in the distribution -> name of its template."""
 
@@ -103,12 +104,7 @@ class NewPlugin:
         person = {"name": holder} | ({"email": mail} if mail else {})
         table = ", ".join(f"{key} = {_toml(value)}" for key, value in person.items())
         licensed = self.license != "none"
-        imports = sorted(
-            f"from {self.package}.{module} import {_class_name(module)}"
-            for module in (self.loss, self.miner)
-        )
         return {
-            "imports": "\n".join(imports),
             "name": self.name,
             "package": self.package,
             "loss": self.loss,

@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder, installed = parent / "acme-ring", parent / "installed"
     pip = [sys.executable, "-m", "pip", "install", *OFFLINE.split()]
     subprocess.run([*pip, "--target", str(installed), str(folder)], env=env, check=True)
-    # With NumPy and the strict library alone, which say what there is to say; strict, as in the plugin's own CI.
+    # Without libraries that are slow to start; strict, as in the plugin's own CI.
     env |= {"PYTHONPATH": str(installed), "COREFRAME_PLUGINS": "-coreframe_jax,-coreframe_torch"}
     env |= {"COREFRAME_STRICT": "1", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
     return Made(ran.stdout, folder, installed, env)
