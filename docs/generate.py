@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from posixpath import normpath
 from types import ModuleType
 from typing import Any
 
@@ -431,7 +432,7 @@ def main() -> int:
     pages, problems = generate()
     for path in (old := stale(pages)):
         if only_check:
-            print(f"stale: docs/components/{path.as_posix()}")
+            print(f"stale: {normpath(f'docs/components/{path.as_posix()}')}")
         elif path in pages:
             (FOLDER / path).parent.mkdir(parents=True, exist_ok=True)
             (FOLDER / path).write_text(pages[path], "utf-8")

@@ -63,7 +63,7 @@ def section(name: str, command: click.Command) -> str:
         hidden = not isinstance(parameter, click.Option) or parameter.hidden
         if not hidden and "--help" not in parameter.opts:
             title = getattr(parameter, "group", None) or "Options"
-            groups.setdefault(title, []).append(row(parameter, context))
+            groups.setdefault(title, []).append(row(parameter))
     for title in sorted(groups, key=lambda title: title != "Options"):
         head = [f"**{title}**"] if title != "Options" else []
         parts += [
@@ -75,11 +75,9 @@ def section(name: str, command: click.Command) -> str:
     return "\n\n".join(parts)
 
 
-def row(option: click.Option, context: click.Context) -> str:
+def row(option: click.Option) -> str:
     flags = ", ".join(f"`{flag}`" for flag in [*option.opts, *option.secondary_opts])
-    record = option.get_help_record(context)
-    words = re.sub(r"\s*\[(?:x|default|required)[^\]]*\]", "", record[1] if record else "")
-    cells = (flags, value(option), default(option), prose(words))
+    cells = (flags, value(option), default(option), prose(option.help or ""))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -129,5 +127,7 @@ def prose(text: str) -> str:
     text = re.sub(r'"(coreframe [^"]+)"', r"`\1`", text)
     text = CODE.sub(r"`\1`", text)
     pieces = re.split(r"(`[^`]*`)", text)
-    pieces[::2] = [re.sub(r"([*_<\\])", r"\\\1", piece) for piece in pieces[::2]]
+    pieces[::2] = [
+        re.sub(r"([*_\\])", r"\\\1", piece).replace("<", "&lt;") for piece in pieces[::2]
+    ]
     return "".join(pieces)
