@@ -113,11 +113,10 @@ def write_module(block: Block, folder: Path, names: dict[str, Any]) -> None:
     target = folder / path
     target.parent.mkdir(exist_ok=True)
     target.write_text(block.code, encoding="utf-8")
+    name = path.removesuffix(".py").replace("/", ".").replace(".__init__", "")
     importlib.invalidate_caches()
-    module = importlib.import_module(
-        path.removesuffix(".py").replace("/", ".").replace(".__init__", "")
-    )
-    names.update(vars(module))
+    sys.modules.pop(name, None)  # another page may have a file of that name
+    names.update(vars(importlib.import_module(name)))
 
 
 # Python ---------------------------------------------------------------------------------------
@@ -163,15 +162,44 @@ def check_the_shown_loss(loss: type) -> None:
     assert float(difference) == pytest.approx(float((result.grads["anchors"] * along).sum()))
 
 
-def test_the_plugin_of_the_page_is_its_own_table(folder: Path) -> None:
-    """The hook of docs/write-a-plugin.md names a target that its own blocks define."""
+def written_pages() -> dict[str, Path]:
+    """Return the pages on writing a component, by kind."""
+    pages = {path.stem: path for path in (ROOT / "docs" / "write").glob("*.md")}
+    return {kind: pages[{"losses": "loss"}.get(kind, kind.removesuffix("s"))] for kind in KINDS}
+
+
+def test_every_kind_has_a_page() -> None:
+    assert set(written_pages().values()) == set((ROOT / "docs" / "write").glob("*.md"))
+    overview = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    for kind, page in written_pages().items():
+        assert f"| [{page.stem}](write/{page.name}) | `coreframe_{kind}` |" in overview
+
+
+def hooks(page: Path, folder: Path) -> dict[str, dict[str, str]]:
+    """Return the tables of names of a page, by hook, once its files are written."""
     names: dict[str, Any] = {}
-    for block in blocks(ROOT / "docs" / "write-a-plugin.md", "python"):
-        if block.code.startswith("# "):
+    for block in blocks(page, "python"):
+        if block.code.startswith("# my_losses/"):
             write_module(block, folder, names)
-    table = names["coreframe_losses"]()
+    return {hook: names[hook]() for hook in HOOKS if hook in names}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_plugin_of_a_page_is_its_own_table(kind: str, folder: Path) -> None:
+    """Its hook is the one of the kind, and names targets that its own blocks define."""
+    (hook, table), *others = hooks(written_pages()[kind], folder).items()
+    assert (hook, others) == (f"coreframe_{kind}", [])
+    base = {"losses": "Loss"}.get(kind, kind.removesuffix("s").capitalize())
     for target in table.values():
-        assert issubclass(registry.import_target(target), coreframe.Loss)
+        found = registry.import_target(target)
+        assert kind == "backends" or issubclass(found, getattr(coreframe, base))
+
+
+def test_the_plugin_of_the_overview_is_that_of_the_pages(folder: Path) -> None:
+    shown = hooks(ROOT / "docs" / "write-a-plugin.md", folder)
+    for kind in ("losses", "miners"):
+        of_the_page = hooks(written_pages()[kind], folder)[f"coreframe_{kind}"]
+        assert shown[f"coreframe_{kind}"].items() <= of_the_page.items()
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch", "jax"])
