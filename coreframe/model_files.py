@@ -1,15 +1,19 @@
-"""Which files a model is made of: what a cache of its vectors depends on."""
+"""Models: which files one is made of, which a cache of its vectors depends on, and its loading."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from coreframe.errors import EmbedderError
+from coreframe.process_state import kept
 
 
 def identity(model: str, revision: str | None = None) -> str | None:
@@ -89,3 +93,12 @@ def not_loaded(embedder: str, model: str, error: BaseException) -> EmbedderError
         f"{embedder} cannot load the model {model!r}: {first or type(error).__name__}. It must be "
         "a folder, or a name of the Hugging Face hub that is on this machine or can be fetched"
     )
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Put back what a library changes for the whole process while it is imported: the handlers
+    and level of logging, filters of warnings, numbers of threads.
+    """
+    with kept([]), warnings.catch_warnings():
+        yield

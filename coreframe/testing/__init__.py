@@ -15,6 +15,7 @@ from typing import Any
 from coreframe.testing.adapters import check_adapter
 from coreframe.testing.backends import check_backend
 from coreframe.testing.checks import Check, report
+from coreframe.testing.embedders import check_embedder
 from coreframe.testing.kernels import check_kernels
 from coreframe.testing.losses import check_loss
 from coreframe.testing.miners import check_miner
@@ -29,6 +30,7 @@ __all__ = [
     "check",
     "check_adapter",
     "check_backend",
+    "check_embedder",
     "check_kernels",
     "check_loss",
     "check_miner",

@@ -20,6 +20,7 @@ from coreframe.registry import Entry, argument_problems, import_target, registry
 from coreframe.testing import backends, packages, plugins
 from coreframe.testing.adapters import KIT as ADAPTERS
 from coreframe.testing.checks import Check, NotApplicable, Promise
+from coreframe.testing.embedders import KIT as EMBEDDERS
 from coreframe.testing.kit import Kit
 from coreframe.testing.losses import KIT as LOSSES
 from coreframe.testing.miners import KIT as MINERS
@@ -37,6 +38,7 @@ KITS: tuple[Kit, ...] = (
     REGULARIZERS,
     ADAPTERS,
     SAMPLERS,
+    EMBEDDERS,
     backends.KIT,
 )
 """The checks of each kind of component."""

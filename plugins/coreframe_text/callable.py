@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from coreframe.backend import is_array, to_numpy
@@ -43,15 +43,15 @@ class Callable(Embedder):
     [[3.0, 1.0]]
     """
 
-    function: abc.Callable[[list[str]], Any]
-    queries: abc.Callable[[list[str]], Any] | None = None
+    function: abc.Callable[[list[str]], Any] = field(repr=False)  # it would show an address
+    queries: abc.Callable[[list[str]], Any] | None = field(default=None, repr=False)
     identity: str | None = None
 
     def __post_init__(self) -> None:
-        for field, value in (("function", self.function), ("queries", self.queries)):
-            if not callable(value) and not (field == "queries" and value is None):
+        for name, value in (("function", self.function), ("queries", self.queries)):
+            if not callable(value) and not (name == "queries" and value is None):
                 raise ArgumentTypeError(
-                    f"Callable.{field} must be a function of a list of texts, got {value!r}"
+                    f"Callable.{name} must be a function of a list of texts, got {value!r}"
                 )
         if self.identity is not None and not (
             isinstance(self.identity, str) and self.identity.strip()

@@ -11,7 +11,7 @@ from typing import Any
 from coreframe import checks
 from coreframe.embedder import Embedder, Side, check_texts
 from coreframe.errors import ArgumentError, ArgumentTypeError, MissingExtra
-from coreframe.model_files import identity, not_loaded, version
+from coreframe.model_files import identity, loading, not_loaded, version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,8 @@ class Model2Vec(Embedder):
 def load(model: str, dimensions: int | None) -> Any:
     """Load a model once, without its own normalisation; raise MissingExtra or EmbedderError."""
     try:
-        from model2vec import StaticModel
+        with loading():
+            from model2vec import StaticModel
     except ImportError as error:
         purpose = "the embedder 'model2vec'"
         raise MissingExtra("model2vec", extra="model2vec", purpose=purpose) from error

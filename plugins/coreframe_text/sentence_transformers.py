@@ -10,7 +10,7 @@ from typing import Any
 from coreframe import checks
 from coreframe.embedder import Embedder, Side, check_texts
 from coreframe.errors import ArgumentError, ArgumentTypeError, MissingExtra
-from coreframe.model_files import identity, not_loaded, read_json, version
+from coreframe.model_files import identity, loading, not_loaded, read_json, version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,8 @@ def load(
 ) -> Any:
     """Load a model once; raise MissingExtra or EmbedderError."""
     try:
-        import sentence_transformers
+        with loading():
+            import sentence_transformers
     except ImportError as error:
         raise MissingExtra(
             "sentence-transformers",

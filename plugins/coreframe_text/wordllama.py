@@ -9,7 +9,7 @@ from typing import Any
 
 from coreframe.embedder import Embedder, Side, check_texts
 from coreframe.errors import MissingExtra
-from coreframe.model_files import version
+from coreframe.model_files import loading, version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +65,11 @@ class WordLlama(Embedder):
 def _model() -> Any:
     from pathlib import Path
 
-    try:
-        import wordllama
-    except ImportError as error:
-        purpose = "the embedder 'wordllama'"
-        raise MissingExtra("wordllama", extra="wordllama", purpose=purpose) from error
-    folder = Path(wordllama.__file__).parent
-    return wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+    with loading():
+        try:
+            import wordllama
+        except ImportError as error:
+            purpose = "the embedder 'wordllama'"
+            raise MissingExtra("wordllama", extra="wordllama", purpose=purpose) from error
+        folder = Path(wordllama.__file__).parent
+        return wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
