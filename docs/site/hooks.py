@@ -23,6 +23,9 @@ LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)\s]+)\)")
 CELL = re.compile(
     r"<code>[^<]*</code>(?=[^\n]*</td>)"
 )  # code in a table, whose | had to be escaped
+FIELDS = re.compile(  # four columns, of which the words are the last
+    r"<table>\s*<thead>\s*<tr>\s*(?:<th>[^<]*</th>\s*){3}<th>Meaning</th>.*?</table>", re.DOTALL
+)
 DRAWING = re.compile(r'<p>\s*<img alt="[^"]*" src="([^":]+\.svg)" />\s*</p>')
 
 
@@ -101,5 +104,6 @@ def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:
         text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
         return f'<figure class="drawing">{text.strip()}</figure>'
 
+    html = FIELDS.sub(r'<div class="fields">\g<0></div>', html)
     html = CELL.sub(lambda cell: cell[0].replace(r"\|", "|"), html)
     return DRAWING.sub(inlined, html)

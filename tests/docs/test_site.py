@@ -268,6 +268,12 @@ def test_pages_fit_and_follow_the_readers_colours(
         assert browser.ask("document.documentElement.scrollWidth - innerWidth") <= 0
         assert [url for url in browser.requests() if not url.startswith("file:")] == []
         assert browser.complaints() == []
+        if fields := browser.ask("document.querySelector('.fields td:last-child')") is not None:
+            words = browser.ask(
+                "document.querySelector('.fields td:last-child').getBoundingClientRect().right"
+            )
+            assert 0 < words <= width
+        assert fields == (name != "index.html")
         if "components" in name:
             assert browser.ask("document.querySelector('math').getBoundingClientRect().height") > 15
             line = browser.ask("getComputedStyle(document.querySelector('.drawing .warm')).color")
