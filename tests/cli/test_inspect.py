@@ -169,31 +169,11 @@ def test_one_broken_backend_leaves_the_others(here, monkeypatch) -> None:
     assert rows["numpy"]["state"] == "ready"
 
 
-def test_check_a_miner(here) -> None:
-    code, out, err = here("check", "miners:random")
-    assert (code, err) == (0, "")
-    assert "0 broken" in out
-    code, out, _ = here("check", "coreframe_miners.random:Random", "--json")
-    assert code == 0
-    rows = json.loads(out)
-    assert len(rows) > 5
-    assert all(row["ok"] for row in rows)
-    assert all(row["promise"] for row in rows)
-
-
 def test_check_a_loss_with_the_built_in_plugins_alone(coreframe_) -> None:
-    """Without JAX, which compiles for long."""
-    variables = {"COREFRAME_PLUGINS": "none,-coreframe_jax", "OMP_NUM_THREADS": "1"}
-    ran = coreframe_("check", "triplet", **variables)
+    variables = {"COREFRAME_PLUGINS": "none", "OMP_NUM_THREADS": "1"}
+    ran = coreframe_("check", "triplet", "-k", "gradient", **variables)
     assert ran.returncode == 0, ran.stdout
     assert "0 broken" in ran.stdout
-
-
-def test_what_cannot_be_checked(here) -> None:
-    code, out, err = here("check", "adapters:linear")
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert "losses and miners" in err
 
 
 @pytest.mark.parametrize(
