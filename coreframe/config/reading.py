@@ -295,8 +295,13 @@ class _Reader:
             preset = find_preset(cls, wanted)
         except UnknownName as error:
             return self.problem(f"{path}.preset: {error}")
-        index = re.fullmatch(r"losses\[(\d+)\]", path)
-        if preset.weight != 1 and index:
+        if preset.weight != 1:
+            index = re.fullmatch(r"losses\[(\d+)\]", path)
+            if not index:
+                return self.problem(
+                    f"{path}.preset: {title} equals {preset}; the weight {preset.weight:g} can stand "
+                    "under [[losses]] only, so write the fields of the preset here"
+                )
             self.preset_weights[int(index[1])] = preset.weight
         return self.build(cls, plain_values(preset.fields, path) | fields, path, title)
 

@@ -319,6 +319,17 @@ def test_a_wrong_preset_is_a_mistake_of_the_file(given: str, problem: str) -> No
     assert problem in caught.value.problems[0]
 
 
+def test_a_weight_that_has_no_place_is_a_mistake() -> None:
+    text = """
+        [[losses]]
+        name = "mined"
+        miner = { name = "hardest" }
+        loss = { name = "contrastive", preset = "sentence-transformers" }
+        """
+    with pytest.raises(ConfigError, match=r"losses\[0\].loss.preset: .* times 2; the weight 0.5"):
+        parse(text)
+
+
 def test_setting_a_preset_drops_what_would_hide_it() -> None:
     run = config.read(assignments=["losses.0.preset=pytorch-metric-learning"])
     assert run.loss == InfoNCE(temperature=0.07)  # the file of a user without one says 0.05
