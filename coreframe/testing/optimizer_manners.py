@@ -40,6 +40,7 @@ MOST_COPIES = 64  # of a parameter, that one update may hold at once
     PROMISES,
     "Nothing that is given is written to; read-only arrays are accepted.",
     fix="Write x = x + y in place of x += y: on a device the trainer goes back to the old arrays.",
+    needs=("usable", "slots_are_named"),
 )
 def inputs_are_kept(subject: Subject) -> Iterator[str]:
     for library, place in subject.places.items():
@@ -71,6 +72,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
     PROMISES,
     "With donate=True the results have the same bits, and gradients stay as they are.",
     fix="Write only to arrays that were given up, and read each before it is overwritten.",
+    needs=("usable", "slots_are_named"),
 )
 def donated(subject: Subject) -> Iterator[str]:
     turns = subject.gradients()
@@ -94,6 +96,7 @@ def donated(subject: Subject) -> Iterator[str]:
     PROMISES,
     "The state is all that is kept: saved, loaded and gone on with, it gives the same bits.",
     fix="Keep arrays and numbers in slots and scalars, and nothing in the object or its class.",
+    needs=("usable", "slots_are_named"),
 )
 def state_is_all(subject: Subject) -> Iterator[str]:
     turns = subject.gradients(5)
@@ -113,6 +116,7 @@ def state_is_all(subject: Subject) -> Iterator[str]:
     PROMISES,
     "How an array lies in memory changes nothing: transposed, strided and reversed views.",
     fix="Use no flat memory and no ravel(order='K'); functions of the standard know no layout.",
+    needs=("usable", "slots_are_named"),
 )
 def layouts(subject: Subject) -> Iterator[str]:
     expected = everything(*subject.walk(subject.optimizer, subject.gradients()))
@@ -147,6 +151,7 @@ def layouts(subject: Subject) -> Iterator[str]:
     PROMISES,
     "Each number among its fields may follow a schedule, and is refused by name until resolved.",
     fix="Annotate it `float | Scheduler`, check it with checks.number, read it with plain in step.",
+    needs=("usable", "slots_are_named"),
 )
 def schedules(subject: Subject) -> Iterator[str]:
     def use(optimizer: Any) -> Mapping[str, Any]:
@@ -175,6 +180,7 @@ def fields_are_checked(subject: Subject) -> Iterator[str]:
     "step looks at no value on the host, so it runs under jax.jit.",
     fix="Replace `if`, float() and .item() on array values by xp.where: on a device each look is "
     "a wait.",
+    needs=("usable", "slots_are_named"),
 )
 def traceable(subject: Subject) -> Iterator[str]:
     if "jax" not in subject.places:
@@ -199,6 +205,7 @@ def traceable(subject: Subject) -> Iterator[str]:
     "No warning is raised, with gradients of zero, tiny and huge ones too.",
     fix="Guard the operation before it happens: xp.where around the argument of a division, log "
     "and sqrt, not around the result.",
+    needs=("usable", "slots_are_named"),
 )
 def no_warnings(subject: Subject) -> Iterator[str]:
     for factor in (1.0, 0.0, 1e-30, 1e15):
@@ -214,15 +221,18 @@ def no_warnings(subject: Subject) -> Iterator[str]:
     PROMISES,
     "The memory of an update grows as the parameter does.",
     fix="Hold no product of a parameter with itself; a matrix method works on matrices alone.",
+    needs=("usable", "slots_are_named"),
 )
 def memory(subject: Subject) -> Iterator[str]:
     optimizer = subject.bare
 
-    def call(n: int) -> Any:
-        params = {"x": np.linspace(1, 2, n)}
-        state = optimizer.init(params)
-        return lambda: optimizer.update(params, params, state)
+    for what, shape in (("vector", (-1,)), ("square", (-1, 40))):
 
-    copies = per_row(call, 512, 2048) / 8
-    if copies > MOST_COPIES:
-        yield f"each further number of a parameter takes the memory of {copies:.0f} numbers"
+        def call(n: int, shape: tuple[int, ...] = shape) -> Any:
+            params = {"x": np.linspace(1, 2, n).reshape(shape)}
+            state = optimizer.init(params)
+            return lambda: optimizer.update(params, params, state)
+
+        copies = per_row(call, 400, 1600) / 8
+        if copies > MOST_COPIES:
+            yield f"each further number of a {what} takes the memory of {copies:.0f} numbers"

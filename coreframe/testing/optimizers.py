@@ -59,6 +59,7 @@ def accepts(subject: Subject) -> Iterator[str]:
     FORM,
     "init gives step 0, and for each parameter zeros: its slots in its shape, its scalars 0-d.",
     fix="Name what is kept in `slots` and `scalars`, and leave init to the base class.",
+    needs=("usable",),
 )
 def starts_at_zero(subject: Subject) -> Iterator[str]:
     params = placed(subject.params, on_numpy, "float32")
@@ -80,6 +81,7 @@ def starts_at_zero(subject: Subject) -> Iterator[str]:
     "step returns all slots and scalars that the class names, and no others.",
     fix="Return a mapping with exactly the names in `slots` and `scalars`: what is left out keeps "
     "its old value in silence.",
+    needs=("usable",),
 )
 def slots_are_named(subject: Subject) -> Iterator[str]:
     _, _, slots = subject.step(on_numpy, "float64", "query.W")
@@ -93,6 +95,7 @@ def slots_are_named(subject: Subject) -> Iterator[str]:
     "Parameters keep library, device, dtype and shape; slots too, in float32 or wider.",
     fix="Read numbers with plain(self.x), since a NumPy float64 widens float32; create arrays "
     "with zeros_like(parameter), or with dtype= and device=.",
+    needs=("usable",),
 )
 def kinds_are_kept(subject: Subject) -> Iterator[str]:
     scalars = subject.optimizer.scalars
@@ -123,6 +126,7 @@ def kinds_are_kept(subject: Subject) -> Iterator[str]:
     "All array libraries of this machine give the same moves.",
     fix="Use only functions of the array API standard, from xp = namespace(parameter=...), and "
     "create arrays with device=.",
+    needs=("usable",),
 )
 def libraries(subject: Subject) -> Iterator[str]:
     optimizer = dataclasses.replace(subject.optimizer, learning_rate=RATE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,8 @@ def shapes(subject: Subject) -> Iterator[str]:
 )
 def kinds_are_kept(subject: Subject) -> Iterator[str]:
     for library, place in subject.places.items():
-        for case in subject.cases:
+        # Dtypes are the same matter in all cases, and JAX compiles each anew.
+        for case in subject.cases if library == "numpy" else subject.cases[:1]:
             for dtype in known(place):
                 where = f"{case.name}, {library}, {dtype}"
                 try:
@@ -132,18 +133,21 @@ def gradient(subject: Subject) -> Iterator[str]:
         grads = subject.run(case).grads
         for name, g in grads.items():
             size = float(np.linalg.norm(np.ravel(g)))
-            for direction, slopes in _slopes(subject, case, name):
+            for direction, slope in _slopes(subject, case, name):
                 got = float(np.sum(g * direction))
-                if all(abs(x - got) > 1e-6 * size + 1e-9 + 1e-5 * abs(got) for x in slopes):
+                slack = 1e-6 * size + 1e-9 + 1e-5 * abs(got)
+                if all(abs(slope(h) - got) > slack for h in STEPS):
                     yield (
                         f"{case.name}: along a random direction of {name} the value changes by "
-                        f"{slopes[0]:.6g} a unit, the gradient says {got:.6g}"
+                        f"{slope(STEPS[0]):.6g} a unit, the gradient says {got:.6g}"
                     )
                     break
 
 
-def _slopes(subject: Subject, case: Case, name: str) -> Iterator[tuple[Any, list[float]]]:
-    """Yield random directions of one array, with the slopes of the value along each."""
+def _slopes(
+    subject: Subject, case: Case, name: str
+) -> Iterator[tuple[Any, Callable[[float], float]]]:
+    """Yield random directions of one array, with the slope of the value along each."""
     rng = np.random.default_rng(44)
     start, term = case.arrays[name], subject.begun()
 
@@ -152,10 +156,11 @@ def _slopes(subject: Subject, case: Case, name: str) -> Iterator[tuple[Any, list
 
     for _ in range(DIRECTIONS):
         direction = rng.standard_normal(np.shape(start))
-        yield (
-            direction,
-            [(value(start + h * direction) - value(start - h * direction)) / 2 / h for h in STEPS],
-        )
+
+        def slope(h: float, direction: Any = direction) -> float:
+            return (value(start + h * direction) - value(start - h * direction)) / 2 / h
+
+        yield direction, slope
 
 
 @promise(
@@ -173,8 +178,8 @@ def proximal_step(subject: Subject) -> Iterator[str]:
     for name, x in case.arrays.items():
         way = moved[name] - x
         slack = 1e-5 * float(np.linalg.norm(np.ravel(way))) + 1e-8
-        for direction, slopes in _slopes(subject, there, name):
-            left = [rates[name] * slope + float(np.sum(way * direction)) for slope in slopes]
+        for direction, slope in _slopes(subject, there, name):
+            left = [rates[name] * slope(h) + float(np.sum(way * direction)) for h in STEPS]
             if min(abs(v) for v in left) > slack:
                 yield (
                     f"where {name} is moved to, the value still falls: learning_rate * gradient "

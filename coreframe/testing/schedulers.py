@@ -148,6 +148,7 @@ def _open_ended(subject: Subject) -> bool:
     "It holds its last value past the end of the run, or declares that it is endless.",
     fix="Return the last value where progress.step >= steps. One that goes on for ever on purpose "
     "has a property `endless` that returns True.",
+    needs=("usable", "defined"),
 )
 def past_the_end(subject: Subject) -> Iterator[str]:
     if subject.component.endless:
@@ -192,6 +193,7 @@ def open_ended(subject: Subject) -> Iterator[str]:
     "Its value is a finite int or float of Python, or a frozen record; the same kind all along.",
     fix="Use math, not numpy: a NumPy float64 widens float32 arrays, and an array may live "
     "elsewhere. End every branch with a return.",
+    needs=("usable", "defined"),
 )
 def values(subject: Subject) -> Iterator[str]:
     kinds: dict[str, int] = {}
@@ -217,6 +219,7 @@ def values(subject: Subject) -> Iterator[str]:
     PROMISES,
     "Asked in any order, or from the middle on after a restart, it gives the same values.",
     fix="Compute the value from progress alone: no counter, no last value, no clock, no draw.",
+    needs=("usable", "defined"),
 )
 def any_order(subject: Subject) -> Iterator[str]:
     fresh = copy.deepcopy(subject.component)
@@ -239,6 +242,7 @@ def any_order(subject: Subject) -> Iterator[str]:
     PROMISES,
     "at(step, steps) is short for the value at Progress(step=step, steps=steps).",
     fix="Write __call__ and leave at to the base class.",
+    needs=("usable", "defined"),
 )
 def at_is_short(subject: Subject) -> Iterator[str]:
     for steps in RUNS:
@@ -255,6 +259,7 @@ def at_is_short(subject: Subject) -> Iterator[str]:
     "It stands in for a number: let in by a component's checks, resolved, and logged by its field.",
     fix="Subclass coreframe.Scheduler, and change neither is_coreframe_scheduler nor what "
     "dataclasses make.",
+    needs=("usable", "defined"),
 )
 def in_a_component(subject: Subject) -> Iterator[str]:
     where = standing(3, RUNS[0])
@@ -324,15 +329,18 @@ def steps_are_checked(subject: Subject) -> Iterator[str]:
     PROMISES,
     "A share of the run means so many steps: 0.25 of 1000 is the same as 250.",
     fix="Read numbers of steps with coreframe.scheduler.steps_of(self, 'name', progress).",
+    needs=("usable", "defined"),
 )
 def shares(subject: Subject) -> Iterator[str]:
     if not subject.steps_fields:
         raise NotApplicable("it has no field named steps, or *_steps")
     steps = RUNS[-1]
     for name in subject.steps_fields:
+        # A schedule with an end of its own takes shares of that, and not of the run.
+        of_run = {"steps": None} if "steps" in subject.steps_fields else {}
         try:
             part, whole = (
-                dataclasses.replace(subject.component, **{name: value})
+                dataclasses.replace(subject.component, **{**of_run, name: value})
                 for value in (0.25, steps // 4)
             )
         except ArgumentError:
@@ -351,6 +359,7 @@ def shares(subject: Subject) -> Iterator[str]:
     PROMISES,
     "No warning is raised.",
     fix="Guard a division or a power before it happens.",
+    needs=("usable", "defined"),
 )
 def no_warnings(subject: Subject) -> Iterator[str]:
     for steps in (*SHORT, *RUNS):

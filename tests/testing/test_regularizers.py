@@ -14,7 +14,7 @@ import pytest
 from coreframe import LossResult, Regularizer, Scheduler, checks, namespace
 from coreframe.registry import build
 from coreframe.scheduler import plain, require_resolved
-from coreframe.testing import Check, arrays, report
+from coreframe.testing import Check, report
 from coreframe.testing.regularizers import (
     KIT,
     PROMISES,
@@ -60,14 +60,6 @@ SHIPPED: dict[str, Regularizer] = {
         on="references",
     ),
 }
-
-
-@pytest.fixture
-def few_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NumPy and the strict library, without waiting for others to be imported and to compile."""
-    strict = pytest.importorskip("array_api_strict")
-    found = {"numpy": arrays.on_numpy, "array-api-strict": strict.asarray}
-    monkeypatch.setattr(arrays, "libraries", lambda: found)
 
 
 @dataclass(frozen=True, kw_only=True)
