@@ -1,6 +1,6 @@
 """What the site's build adds to the pages as a repository's web view shows them.
 
-- A page for each component in the navigation.
+- A page for each component in the navigation; the repository's change log and its rules too.
 - Links to files of the repository that are no page become the file's path.
 - ```` ```math ```` becomes MathML, which browsers draw by themselves.
 - Our own drawings stand in the page itself, so that they follow its light or dark colours.
@@ -11,10 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from posixpath import normpath
+from posixpath import normpath, relpath
 from typing import Any
 
 from math_core import LatexToMathML
+from mkdocs.structure.files import File
+
+GUESTS = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+"""Pages that stand at the root of the repository, and where they stand in the site."""
 
 FENCE = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)
 MATH = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -60,6 +64,16 @@ def components(folder: Path) -> list[Any]:
     return [f"{folder.name}/README.md", *pages]
 
 
+def on_files(files: Any, *, config: Any) -> Any:
+    for there, here in GUESTS.items():
+        path = Path(config["docs_dir"]).parent / there
+        if path.exists():
+            text = path.read_text("utf-8")
+            text = re.sub(r"\]\((?!#|\w+:)", "](../", text).replace("](../docs/", "](")
+            files.append(File.generated(config, here, content=text))
+    return files
+
+
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     where = Path(page.file.src_uri).parent.as_posix()
 
@@ -69,6 +83,8 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
         if not target or ":" in target or (file and file.inclusion.is_included()):
             return link[0]
         path = normpath(f"docs/{where}/{target}")
+        if path in GUESTS:
+            return f"[{words}]({relpath(GUESTS[path], where)})"
         if not Path(config["docs_dir"]).parent.joinpath(path).exists():
             return link[0]  # the strict build says that it leads nowhere
         named = words.strip("`") in (path, target)
@@ -95,7 +111,7 @@ def math(block: re.Match[str]) -> str:
 
 
 def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:
-    where = Path(page.file.abs_src_path).parent
+    where = Path(config["docs_dir"], page.file.src_uri).parent
 
     def inlined(image: re.Match[str]) -> str:
         text = (where / image[1]).read_text("utf-8")

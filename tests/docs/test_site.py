@@ -72,6 +72,7 @@ def pages(site: Path) -> dict[Path, Page]:
 
 def test_every_page_of_the_folder_is_there(pages: dict[Path, Page], site: Path) -> None:
     there = {p.relative_to(site).with_suffix("").as_posix() for p in pages}
+    assert {"changelog", "contributing"} <= there
     for source in DOCS.rglob("*.md"):
         name = source.relative_to(DOCS).with_suffix("").as_posix().replace("README", "index")
         assert name in there
@@ -193,6 +194,7 @@ class Files:
         ("[the tests](../../../tests)", "the tests (`tests`)"),
         ("[pyproject.toml](../../../pyproject.toml)", "`pyproject.toml`"),
         ("[`docs/generate.py`](../../generate.py)", "`docs/generate.py`"),
+        ("[the rules](../../../CONTRIBUTING.md)", "[the rules](../../contributing.md)"),
         ("[nowhere](../../gone.md)", "[nowhere](../../gone.md)"),
         ("```text\n[tests](../../../tests)\n```", "```text\n[tests](../../../tests)\n```"),
         ("[Components](../README.md) › [losses](x) › `y`\n\n# Y", "# Y"),
