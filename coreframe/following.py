@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import count
 from types import TracebackType
@@ -184,9 +185,16 @@ class _Tracked(Callback):
             )  # fmt: skip
 
 
-def _quiet() -> contextlib.AbstractContextManager[Any]:
-    """Send what a tool prints to stderr: stdout is for results."""
-    return contextlib.redirect_stdout(sys.stderr)
+_quieting = threading.RLock()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what a tool prints to stderr: stdout is for results. One thread at a time, since the
+    stream is the process's: a second one would take stderr for what is to be put back.
+    """
+    with _quieting, contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def named_lines(history: Sequence[Mapping[str, float]], fit: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from coreframe.testing.adapters import check_adapter
 from coreframe.testing.backends import check_backend
+from coreframe.testing.callbacks import check_callback
 from coreframe.testing.checks import Check, report
 from coreframe.testing.embedders import check_embedder
 from coreframe.testing.kernels import check_kernels
@@ -30,6 +31,7 @@ __all__ = [
     "check",
     "check_adapter",
     "check_backend",
+    "check_callback",
     "check_embedder",
     "check_kernels",
     "check_loss",

@@ -19,6 +19,7 @@ from coreframe.plugin import KINDS
 from coreframe.registry import Entry, argument_problems, import_target, registry
 from coreframe.testing import backends, packages, plugins
 from coreframe.testing.adapters import KIT as ADAPTERS
+from coreframe.testing.callbacks import KIT as CALLBACKS
 from coreframe.testing.checks import Check, NotApplicable, Promise
 from coreframe.testing.embedders import KIT as EMBEDDERS
 from coreframe.testing.kit import Kit
@@ -38,6 +39,7 @@ KITS: tuple[Kit, ...] = (
     REGULARIZERS,
     ADAPTERS,
     SAMPLERS,
+    CALLBACKS,
     EMBEDDERS,
     backends.KIT,
 )
