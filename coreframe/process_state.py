@@ -24,7 +24,7 @@ from typing import Any
 
 _NUMPY_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 _OPENBLAS_THREADS = 64  # what NumPy's own is built for, however many processors there are
-_VARIABLES = re.compile(r"COREFRAME_\w+|\w+_NUM_THREADS|PYTHON\w+")
+_VARIABLES = re.compile(r"(COREFRAME|CUDA|JAX|XLA|PYTHON)\w+|\w+_NUM_THREADS")
 _kept_alive: list[Any] = []  # a stream that is collected closes the descriptor that it shares
 
 
@@ -97,9 +97,16 @@ def _streams() -> tuple[Any, Any]:
     return sys.stdout, sys.stderr
 
 
+def _same_streams(was: tuple[Any, Any], now: tuple[Any, Any]) -> bool:
+    return was == now and not any(stream is not None and stream.closed for stream in now)
+
+
 def _write_streams(was: tuple[Any, Any]) -> None:
-    for name, stream in zip(("stdout", "stderr"), was, strict=True):
-        if (now := getattr(sys, name)) is not stream:
+    for number, name, stream in zip((1, 2), ("stdout", "stderr"), was, strict=True):
+        if stream is not None and stream.closed:  # the descriptor is there again
+            again = os.fdopen(number, "w", encoding=stream.encoding, closefd=False)
+            setattr(sys, name, again)
+        elif (now := getattr(sys, name)) is not stream:
             _kept_alive.append(now)
             with contextlib.suppress(ValueError):  # it was detached: the new one stays
                 stream.writable()
@@ -131,14 +138,26 @@ def _write_signals(was: dict[int, Any]) -> None:
             signal.signal(number, handler)
 
 
-def _logging() -> tuple[list[Any], int, int]:
-    return list(logging.root.handlers), logging.root.level, logging.root.manager.disable
+def _logging() -> tuple[int, list[Any]]:
+    """Return the state of the root logger and of ours, which a configuration may disable."""
+    known = logging.root.manager.loggerDict
+    ours = [x for name, x in known.items() if name.partition(".")[0] == "coreframe"]
+    loggers = [logging.root, *(x for x in ours if isinstance(x, logging.Logger))]
+    states = [(x, list(x.handlers), x.level, x.disabled, x.propagate) for x in loggers]
+    return logging.root.manager.disable, states
 
 
-def _write_logging(was: tuple[list[Any], int, int]) -> None:
-    logging.root.handlers[:] = was[0]
-    logging.root.setLevel(was[1])
-    logging.disable(was[2])
+def _same_logging(was: tuple[int, list[Any]], now: tuple[int, list[Any]]) -> bool:
+    """A logger of ours that came since is as it should be."""
+    return was[0] == now[0] and all(state in now[1] for state in was[1])
+
+
+def _write_logging(was: tuple[int, list[Any]]) -> None:
+    logging.disable(was[0])
+    for logger, handlers, level, disabled, propagate in was[1]:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.disabled, logger.propagate = disabled, propagate
 
 
 def _warnings() -> tuple[list[Any], Any]:
@@ -247,19 +266,19 @@ def _write_threads(was: dict[str, int]) -> None:
 
 
 PARTS: tuple[Part, ...] = (
-    Part("the environment variables of threads or of coreframe", _environment, _write_environment),
+    Part("variables of threads, devices or coreframe", _environment, _write_environment),
     Part("the number of threads", _thread_counts, _write_threads, _same_threads),
     Part("np.seterr", _numpy_errors, _write_numpy_errors),
     Part("the state of random", random.getstate, random.setstate),
     Part("the state of np.random", _numpy_random, _write_numpy_random),
     Part("torch's default dtype", _torch_dtype, _write_torch_dtype),
     Part("the warning filters", _warnings, _write_warnings, _same_warnings),
-    Part("the root logger", _logging, _write_logging),
+    Part("logging", _logging, _write_logging, _same_logging),
     Part("signal handlers", _signals, _write_signals),
     Part("the locale", lambda: locale.setlocale(locale.LC_ALL), _write_locale),
     Part("the working directory", _directory, _change_directory),
     Part("sys.path", lambda: list(sys.path), _write_path),
-    Part("sys.stdout or sys.stderr", _streams, _write_streams),
+    Part("sys.stdout or sys.stderr", _streams, _write_streams, _same_streams),
     Part("sys.excepthook", lambda: sys.excepthook, _write_hook),
     Part("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     Part("garbage collection", gc.isenabled, _write_collection),

@@ -7,6 +7,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import sys
 import warnings
@@ -41,6 +42,9 @@ __all__ = [
     "registry",
     "reset",
 ]
+
+_OF_OTHERS = {*sys.stdlib_module_names, "coreframe", "numpy", "cupy", "torch", "jax"}
+"""Packages that a plugin may name in a table, and that are none of its own."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +148,20 @@ class Registry:
         """Raise a warning that was made an error, once all else is in order."""
         self._loader.raise_kept()
 
-    def packages(self, plugin: Plugin) -> set[str]:
-        """Return the top-level packages of a third party's plugin and of what it offers."""
+    def owner(self, module: str) -> Plugin | None:
+        """Return the third party's plugin that a module belongs to, by the longest common name."""
+        found, most = None, 0
+        for plugin in self.plugins:
+            for other in set() if plugin.built_in else self._modules(plugin):
+                if (same := _common(module, other)) > most:
+                    found, most = plugin, same
+        return found
+
+    def _modules(self, plugin: Plugin) -> set[str]:
+        """Return the modules of a plugin and of what it offers; not those that are others'."""
         targets = [e.target for table in self._tables.values() for e in table if e.plugin is plugin]
-        found = {target.partition(":")[0].partition(".")[0] for target in [plugin.value, *targets]}
-        return set() if plugin.built_in else found - {"coreframe"}
+        found = {target.partition(":")[0] for target in [plugin.value, *targets]}
+        return {name for name in found if name.partition(".")[0] not in _OF_OTHERS}
 
     def kernels(self, library: str) -> dict[str, str]:
         """Return all kernels for one array library; the first plugin to offer a name has it.
@@ -171,6 +184,12 @@ class Registry:
                 else:
                     table.setdefault(name, target)
         return table
+
+
+def _common(one: str, other: str) -> int:
+    """Return how many leading parts two dotted names share."""
+    pairs = zip(one.split("."), other.split("."), strict=False)
+    return len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
 
 
 _registry: Registry | None = None
@@ -304,7 +323,6 @@ def _owner(error: BaseException) -> tuple[Plugin, str] | None:
     """Return the plugin of the innermost frame that is one's, or works on a component of one."""
     if _registry is None:
         return None
-    packages = {package: p for p in _registry.plugins for package in _registry.packages(p)}
     found, step = None, error.__traceback__
     while step is not None:
         frame, line = step.tb_frame, step.tb_lineno
@@ -314,7 +332,7 @@ def _owner(error: BaseException) -> tuple[Plugin, str] | None:
             (frame.f_globals.get("__name__"), f"{file}:{line}"),
             (component.__module__, component.__name__),
         ):
-            if owner := packages.get(str(module).partition(".")[0]):
+            if owner := _registry.owner(str(module)):
                 found = owner, place
                 break
         step = step.tb_next

@@ -184,12 +184,12 @@ CHANGING = {
     ),
     "thread_variables": Bad(
         "import os\nos.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')\nimport numpy",
-        "the environment variables of threads or of coreframe and the number of threads",
+        "variables of threads, devices or coreframe and the number of threads",
         out=False,
     ),
     "variables": Bad(
-        "import os\nos.environ['COREFRAME_CHECKS'] = '1'",
-        "the environment variables of threads or of coreframe, which is put back",
+        "import os\nos.environ.update(COREFRAME_CHECKS='1', CUDA_VISIBLE_DEVICES='')",
+        "variables of threads, devices or coreframe, which is put back",
         out=False,
     ),
     "locale": Bad(
@@ -201,7 +201,15 @@ CHANGING = {
     "directory": Bad("import os\nos.chdir('/')", "the working directory", out=False),
     "path": Bad("import sys\nsys.path.insert(0, '/nowhere')", "sys.path", out=False),
     "logging": Bad(
-        "import logging\nlogging.basicConfig(level=logging.DEBUG)", "the root logger", out=False
+        "import logging\nlogging.basicConfig(level=logging.DEBUG)", "it changed logging,", out=False
+    ),
+    "logging_off": Bad(
+        "import logging.config\nlogging.config.dictConfig({'version': 1})",
+        "it changed logging,",
+        out=False,
+    ),
+    "closes": Bad(
+        "import sys\nsys.stdout.close()", "it changed sys.stdout or sys.stderr,", out=False
     ),
     "streams": Bad(
         "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer)",

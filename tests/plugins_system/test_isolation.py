@@ -24,9 +24,10 @@ def state():
     return [
         [str(f) for f in warnings.filters if not (f[1] or f[3])], numpy.geterr(),
         sorted(p["num_threads"] for p in threadpoolctl.threadpool_info()),
-        sorted(k for k in os.environ if "THREADS" in k or "COREFRAME" in k),
+        sorted(k for k in os.environ if "THREADS" in k or "COREFRAME" in k or "CUDA" in k),
         locale.setlocale(locale.LC_ALL), str(signal.getsignal(signal.SIGTERM)), os.getcwd(),
         [p for p in sys.path if p == "/nowhere"], len(logging.root.handlers), logging.root.level,
+        logging.getLogger("coreframe").disabled,
         type(sys.stdout).__name__, sys.excepthook is sys.__excepthook__, sys.getrecursionlimit(),
         gc.isenabled(),
     ]
@@ -72,7 +73,7 @@ def test_what_they_change_is_put_back(python, tmp_path, good, numpy_first: bool)
     """All at once, before or after NumPy is there: the process is as one without plugins."""
     folders = [good]
     for name, bad in CHANGING.items():
-        if name not in ("thread", "streams"):
+        if name not in ("thread", "streams", "closes"):
             folders.append(bad_plugins.write(tmp_path / name, name, bad))
     code = f"""
 {STATE}
