@@ -150,6 +150,9 @@ def suites(
 
 
 def _made(target: str, component: Any, arguments: Mapping[str, Any], make: Make) -> Any:
+    if not callable(component):
+        name = type(component).__name__
+        raise ArgumentTypeError(f"{target!r} is {name}, which is no class of components")
     if problems := list(argument_problems(target, component, arguments)):
         raise ArgumentError(" ".join(problems))
     return make(component, arguments)

@@ -11,54 +11,9 @@ import numpy as np
 import pytest
 
 from coreframe import Batch, Loss, LossResult, Masked, Miner, PairwiseLoss, Relation, namespace
-from coreframe.errors import AmbiguousName, ArgumentError, ArgumentTypeError, UnknownName
 from coreframe.miner import similarity_rows, with_negatives
-from coreframe.registry import build, parameters, registry
 from coreframe.row_loss import RowLoss
-from coreframe.testing import Check, arrays, check, check_loss, check_miner, report
-
-BUILT_IN = [
-    f"{kind}:{entry.qualified}"
-    for kind in ("losses", "miners")
-    for entry in registry().entries(kind)
-    if entry.plugin.built_in
-]
-
-
-WRAPPED = {
-    "loss": lambda: build("losses", "info_nce"),
-    "miner": lambda: build("miners", "hardest"),
-    "losses": lambda: {"info_nce": build("losses", "info_nce")},
-}
-"""What the components that are made of components are given."""
-
-
-@pytest.mark.parametrize("target", BUILT_IN)
-def test_every_built_in_component_keeps_its_promises(target: str) -> None:
-    kind, _, name = target.partition(":")
-    fields = parameters(registry().find(kind, name).load())
-    needed = [key for key, field in fields.items() if field.default is field.empty]
-    checks = check(target, **{key: WRAPPED[key]() for key in needed})
-    assert all(checks), report([c for c in checks if not c])
-
-
-@pytest.mark.parametrize(
-    ("target", "fields"),
-    [
-        ("info_nce", {"learnable_scale": True}),
-        ("info_nce", {"reduction": "none", "similarity": "dot", "temperature": 2.0}),
-        ("info_nce", {"symmetric": True}),
-        ("info_nce", {"margin": 0.2, "similarity": "squared_euclidean", "reduction": "sum"}),
-        ("triplet", {"mode": "all", "reduction": "mean_active"}),
-        ("triplet", {"mode": "semi_hard", "similarity": "cosine"}),
-        ("hardest", {"k": 2, "similarity": "euclidean"}),
-    ],
-)
-def test_other_settings_keep_them_too(
-    few_libraries: None, target: str, fields: dict[str, Any]
-) -> None:
-    checks = check(target, **fields)
-    assert all(checks), report([c for c in checks if not c])
+from coreframe.testing import Check, arrays, check_loss, check_miner, report
 
 
 @pytest.fixture
@@ -406,53 +361,3 @@ def test_a_wrong_miner_is_named(few_libraries: None, miner: Miner, name: str, wo
     outcome = {c.name: c for c in check_miner(miner)}[name]
     assert not outcome.ok
     assert words in outcome.detail, outcome.detail
-
-
-# Targets ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "hardest",
-        "miners:hardest",
-        "coreframe-ml:hardest",
-        "miners:coreframe-ml:hardest",
-        "coreframe_miners.hardest:Hardest",
-    ],
-)
-def test_a_component_can_be_named_in_many_ways(few_libraries: None, target: str) -> None:
-    assert all(check(target))
-
-
-@pytest.mark.parametrize(
-    ("target", "error", "words"),
-    [
-        ("hardst", UnknownName, "no component is named 'hardst'. Did you mean 'hardest'?"),
-        ("qqq", UnknownName, "`coreframe list` shows all names"),
-        ("losses:hardest", UnknownName, "no loss is named 'hardest'"),
-        ("nowhere.module:Thing", UnknownName, "cannot be imported as package.module:Class"),
-        ("coreframe_miners.hardest:Hardst", UnknownName, "has no attribute 'Hardst'"),
-        ("adamw", ArgumentTypeError, "so far losses and miners can be checked"),
-    ],
-)
-def test_a_wrong_target_is_explained(target: str, error: type[Exception], words: str) -> None:
-    with pytest.raises(error) as caught:
-        check(target)
-    assert words in str(caught.value)
-
-
-def test_a_name_of_several_kinds_asks_for_the_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = registry().entries
-
-    def doubled(kind: str) -> Any:
-        return entries("miners") if kind == "optimizers" else entries(kind)
-
-    monkeypatch.setattr(registry(), "entries", doubled)
-    with pytest.raises(AmbiguousName, match="write one of: miners:hardest, optimizers:hardest"):
-        check("hardest")
-
-
-def test_arguments_are_checked() -> None:
-    with pytest.raises(ArgumentError, match="Did you mean 'temperature'"):
-        check("info_nce", temprature=1.0)
