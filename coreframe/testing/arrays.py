@@ -163,10 +163,10 @@ class Case:
     def permuted(self) -> tuple[Case, dict[str, Any]]:
         """Return the same batch in another order, and where each row comes from, by field."""
         rng = np.random.default_rng(20)
-        rows = rng.permutation(self.rows)
+        rows = _elsewhere(self.rows, rng)
         columns = rows
         if "references" in self.floats:
-            columns = rng.permutation(self.columns)
+            columns = _elsewhere(self.columns, rng)
             if self.listed is None and self.masks is None:  # row i stays with row i
                 behind = rng.permutation(np.arange(self.rows, self.columns))
                 columns = np.concatenate([rows, behind])
@@ -180,6 +180,14 @@ class Case:
             masks=self.masks and tuple(x[rows][:, columns] for x in self.masks),
         )
         return moved, {**order, "rows": rows, "columns": columns}
+
+
+def _elsewhere(count: int, rng: Any) -> Any:
+    """Return an order in which nothing stays where it was."""
+    order = rng.permutation(count)
+    while count > 1 and np.any(order == np.arange(count)):
+        order = rng.permutation(count)
+    return order
 
 
 def ordinary_cases() -> list[Case]:

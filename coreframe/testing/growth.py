@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 ROWS, WIDTHS = (64, 256), (32, 64)
-LINEAR, SQUARE = 6.0, 20.0
+LINEAR, SQUARE = 5.0, 20.0
 """How much more memory four times the rows may take: 4 and 16, and some for what is fixed."""
 
-SMALL = 2**20  # bytes, below which nothing is said
+SMALL = 2**18  # bytes, below which nothing is said
 
 
 def peak(call: Callable[[], Any]) -> int:

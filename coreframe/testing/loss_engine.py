@@ -90,7 +90,7 @@ def unused_columns(subject: Subject) -> Iterator[str]:
     unused = ~(positive | negative)
     defined = positive.any(axis=1) | (not subject.pairwise.needs_positive)
     losses, grads = subject.row_terms(s, positive, negative)
-    if np.any(grads[unused & defined[:, None]] != 0):
+    if np.any(np.nan_to_num(grads[unused & defined[:, None]]) != 0):
         yield "the derivative by such a column is not 0"
     for extreme in arrays.extremes(similarity):
         other, other_grads = subject.row_terms(np.where(unused, extreme, s), positive, negative)

@@ -149,7 +149,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
     PROMISES,
     "An array whose values have changed is looked at anew.",
     fix="Keep nothing by id(array): the same memory soon holds other numbers, here and on a GPU.",
-    needs=("usable", "accepts", "inputs_are_kept"),
+    needs=(*NUMBERS, "inputs_are_kept"),
 )
 def looks_anew(subject: Subject) -> Iterator[str]:
     rng = np.random.default_rng(21)

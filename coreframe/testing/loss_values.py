@@ -1,4 +1,4 @@
-"""What a loss promises about its numbers: the gradient, symmetries, weights, and edges."""
+"""What a loss promises about its numbers: edges, the gradient, symmetries and weights."""
 
 from __future__ import annotations
 
@@ -26,6 +26,71 @@ STEPS = (1e-5, 1e-6, 1e-4)  # of central differences; the later ones in case a k
 PROMISES: list[Promise] = []
 
 
+# Edges --------------------------------------------------------------------------------------
+
+
+def _edge(name: str, sentence: str, *, fix: str, needs: tuple[str, ...] = ()) -> None:
+    """Promise that the results are finite on the edge cases of one name."""
+
+    def problems(subject: Subject) -> Iterator[str]:
+        cases = subject.edge_cases(name)
+        if not cases:
+            raise NotApplicable("it takes no such batch")
+        for case in cases:
+            yield from _not_finite(subject, case)
+
+    problems.__name__ = name
+    promise(PROMISES, f"{sentence} give finite results.", fix=fix, needs=(*NUMBERS, *needs))(
+        problems
+    )
+
+
+def _not_finite(subject: Subject, case: Case) -> Iterator[str]:
+    for dtype in (np.float64, np.float32):
+        for name, x in subject.run(case, dtype=dtype).all.items():
+            if not np.isfinite(x).all():
+                yield f"{case.name}, {np.dtype(dtype).name}: {name} is not finite"
+
+
+_edge(
+    "no_positives",
+    "Rows without positives",
+    fix="Take maxima and minima over positives through xp.where(positive, s, ...), and divide by "
+    "their number only where it is not 0; the engine leaves such rows out.",
+)
+_edge(
+    "no_negatives",
+    "Rows without negatives",
+    fix="Take maxima and sums over negatives through xp.where(negative, s, ...): the logarithm of "
+    "an empty sum is not finite.",
+)
+_edge(
+    "one_row",
+    "Batches of one row",
+    fix="Divide by no n - 1 and by no number of negatives without xp.where(count > 0, ...); a "
+    "batch without meaning may be refused by an ArgumentError.",
+    needs=("no_positives", "no_negatives"),
+)
+_edge(
+    "duplicates",
+    "Rows that equal each other",
+    fix="Guard square roots and norms of differences: xp.where(d > 0, d, 1) before dividing by d, "
+    "not after, since 0 * inf is NaN.",
+)
+_edge(
+    "zero_vectors",
+    "Zero vectors",
+    fix="Guard denominators with xp.where before dividing, not after, since 0 * inf is NaN: the "
+    "cosine of a zero vector is 0, and its gradient 0.",
+    needs=("duplicates",),
+)
+_edge(
+    "magnitudes",
+    "Vectors 1e15 long, and 1e-15 short,",
+    fix="Shift by the maximum before exp (logsumexp), and add no epsilon to norms.",
+)
+
+
 # The gradient -------------------------------------------------------------------------------
 
 
@@ -34,7 +99,7 @@ PROMISES: list[Promise] = []
     "The gradient is the derivative of the value: central differences in float64 agree.",
     fix="Derive the formula again for the array named here. A loss that stops gradients on "
     "purpose declares `detached: ClassVar[bool] = True`.",
-    needs=NUMBERS,
+    needs=(*NUMBERS, "no_positives", "no_negatives"),
 )
 def gradient(subject: Subject) -> Iterator[str]:
     if subject.loss.detached:
@@ -159,7 +224,7 @@ def weights(subject: Subject) -> Iterator[str]:
     "The value is what the rows have by themselves, each multiplied by its weight.",
     fix="Multiply each row's loss and gradient by its weight; coreframe.result.reduce_rows does "
     "it for every reduction.",
-    needs=(*NUMBERS, "weights"),
+    needs=(*NUMBERS, "weights", "order_of_the_batch"),
 )
 def weighted_rows(subject: Subject) -> Iterator[str]:
     for case in subject.cases:
@@ -184,72 +249,14 @@ def weighted_rows(subject: Subject) -> Iterator[str]:
             )
 
 
-# Edges --------------------------------------------------------------------------------------
-
-
-def _edge(name: str, sentence: str, *, fix: str) -> None:
-    """Promise that the results are finite on the edge cases of one name."""
-
-    def problems(subject: Subject) -> Iterator[str]:
-        cases = subject.edge_cases(name)
-        if not cases:
-            raise NotApplicable("it takes no such batch")
-        for case in cases:
-            yield from _not_finite(subject, case)
-
-    problems.__name__ = name
-    promise(PROMISES, f"{sentence} give finite results.", fix=fix, needs=NUMBERS)(problems)
-
-
-def _not_finite(subject: Subject, case: Case) -> Iterator[str]:
-    for dtype in (np.float64, np.float32):
-        for name, x in subject.run(case, dtype=dtype).all.items():
-            if not np.isfinite(x).all():
-                yield f"{case.name}, {np.dtype(dtype).name}: {name} is not finite"
-
-
-_edge(
-    "one_row",
-    "Batches of one row",
-    fix="Divide by no n - 1 and by no number of negatives without xp.where(count > 0, ...); a "
-    "batch without meaning may be refused by an ArgumentError.",
-)
-_edge(
-    "duplicates",
-    "Rows that equal each other",
-    fix="Guard square roots and norms of differences: xp.where(d > 0, d, 1) before dividing by d, "
-    "not after, since 0 * inf is NaN.",
-)
-_edge(
-    "zero_vectors",
-    "Zero vectors",
-    fix="Guard denominators with xp.where before dividing, not after, since 0 * inf is NaN: the "
-    "cosine of a zero vector is 0, and its gradient 0.",
-)
-_edge(
-    "magnitudes",
-    "Vectors 1e15 long, and 1e-15 short,",
-    fix="Shift by the maximum before exp (logsumexp), and add no epsilon to norms.",
-)
-_edge(
-    "no_positives",
-    "Rows without positives",
-    fix="Take maxima and minima over positives through xp.where(positive, s, ...), and divide by "
-    "their number only where it is not 0; the engine leaves such rows out.",
-)
-_edge(
-    "no_negatives",
-    "Rows without negatives",
-    fix="Take maxima and sums over negatives through xp.where(negative, s, ...): the logarithm of "
-    "an empty sum is not finite.",
-)
+# Ties, weights of 0, NaN and warnings -------------------------------------------------------
 
 
 @promise(
     PROMISES,
     "With ties the results are finite, and it does not matter which of the equal ones comes first.",
     fix="Take the value of a maximum (xp.max), not what stands at its index in another array.",
-    needs=(*NUMBERS, "order_of_the_batch"),
+    needs=(*NUMBERS, "order_of_the_batch", "duplicates", "zero_vectors"),
 )
 def ties(subject: Subject) -> Iterator[str]:
     for case in subject.edge_cases("ties"):
@@ -263,7 +270,7 @@ def ties(subject: Subject) -> Iterator[str]:
     PROMISES,
     "If all weights are 0, value and gradients are 0.",
     fix="Divide by the sum of weights only where it is not 0: see coreframe.result.reduce_rows.",
-    needs=NUMBERS,
+    needs=(*NUMBERS, "weighted_rows"),
 )
 def zero_weights(subject: Subject) -> Iterator[str]:
     cases = subject.edge_cases("zero_weights")
