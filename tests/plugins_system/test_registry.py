@@ -382,3 +382,41 @@ def test_a_retired_hook_that_raises_is_told_by_its_new_name(write_plugin, retire
     ):
         entries()
     assert plugin(key).state == "failed"
+
+
+# Whose error it is --------------------------------------------------------------------------
+
+
+def test_a_module_belongs_to_the_plugin_with_the_longest_common_name(write_plugin) -> None:
+    one = write_plugin("acme", loss_table('"one": "shared.first.losses:One"'))
+    two = write_plugin("other", loss_table('"two": "shared.second:Two", "j": "json:loads"'))
+    entries()
+    owner = registry.registry().owner
+    assert owner("shared.first.losses").key == one
+    assert owner("shared.first.helpers").key == one
+    assert owner("shared.second.deep.inside").key == two
+    assert owner("other").key == two
+    for module in ("json", "json.decoder", "coreframe.loss", "numpy", "sharedx", "__main__"):
+        assert owner(module) is None
+
+
+def test_an_error_of_ours_gets_no_note(write_plugin) -> None:
+    write_plugin("acme", loss_table('"one": "acme:One"'))
+    entries()
+    with pytest.raises(ZeroDivisionError) as caught, registry.naming_plugins():
+        1 / 0  # noqa: B018
+    assert not hasattr(caught.value, "__notes__")
+    with pytest.raises(SystemExit), registry.naming_plugins():
+        sys.exit(3)
+
+
+def test_exit_in_a_component_is_an_error_and_an_interrupt_is_none(write_plugin) -> None:
+    source = "import sys\nclass One:\n    def __init__(self, how): raise how\n"
+    write_plugin("acme", source + loss_table('"one": "acme:One"'))
+    with pytest.raises(PluginError, match=r"plugin acme/acme 1\.0 failed: SystemExit: 0 \(acme.p"):
+        build("losses", "one", how=SystemExit(0))
+    with pytest.raises(KeyboardInterrupt):
+        build("losses", "one", how=KeyboardInterrupt())
+    with pytest.raises(ValueError, match="no") as caught:
+        build("losses", "one", how=ValueError("no"))
+    assert caught.value.__notes__ == ["in plugin acme/acme 1.0 (acme.py:4)"]
