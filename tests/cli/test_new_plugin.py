@@ -84,6 +84,14 @@ def test_it_is_listed_at_once(made: Made) -> None:
     assert "margin: float | Scheduler = 0.3" in shown
 
 
+def test_the_distribution_keeps_its_promises(made: Made) -> None:
+    """Those of the components are among its own tests."""
+    names = "packaging importable hooks tables targets unique light_import public_imports"
+    only = [word for name in names.split() for word in ("--only", name)]
+    told = made.python("-m", "coreframe", "check", "acme-ring", *only)
+    assert "8 promises kept, 0 broken" in told
+
+
 def test_it_is_clean_and_typed(made: Made) -> None:
     made.python("-m", "ruff", "check", "--isolated", "--no-cache", ".")
     made.python("-m", "ruff", "check", "--no-cache", ".")
@@ -131,7 +139,7 @@ def test_in_a_fresh_environment(tmp_path: Path) -> None:
     run(f"{bin_}/python", "-m", "pip", "install", "-q", "-e", ".[test]", cwd=folder)
     assert " passed" in run(f"{bin_}/python", "-m", "pytest", "-q", cwd=folder)
     assert "ring_loss" in run(f"{bin_}/coreframe", "list", "losses")
-    assert "0 broken" in run(f"{bin_}/coreframe", "check", "ring_loss")
+    assert " 0 broken" in run(f"{bin_}/coreframe", "check", "acme-ring")
 
 
 # What is written ------------------------------------------------------------------------------
