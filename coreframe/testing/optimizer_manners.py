@@ -14,22 +14,11 @@ from coreframe.backend import to_numpy
 from coreframe.errors import ArgumentError
 from coreframe.state import load_state, save_state
 from coreframe.testing.arrays import Place, on_numpy
-from coreframe.testing.checks import (
-    NotApplicable,
-    Promise,
-    difference,
-    promise,
-    recorded_warnings,
-)
+from coreframe.testing.checks import NotApplicable, Promise, difference, promise, recorded_warnings
 from coreframe.testing.dtypes import placed
 from coreframe.testing.growth import per_row
 from coreframe.testing.hyperparameters import unchecked, unscheduled
-from coreframe.testing.optimizer_subject import (
-    TOLERANCE,
-    Subject,
-    everything,
-    others,
-)
+from coreframe.testing.optimizer_subject import TOLERANCE, Subject, everything, others
 
 PROMISES: list[Promise] = []
 
@@ -40,7 +29,7 @@ MOST_COPIES = 64  # of a parameter, that one update may hold at once
     PROMISES,
     "Nothing that is given is written to; read-only arrays are accepted.",
     fix="Write x = x + y in place of x += y: on a device the trainer goes back to the old arrays.",
-    needs=("usable", "slots_are_named"),
+    needs=("usable", "slots_are_named", "kinds_are_kept"),
 )
 def inputs_are_kept(subject: Subject) -> Iterator[str]:
     for library, place in subject.places.items():
@@ -72,7 +61,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
     PROMISES,
     "With donate=True the results have the same bits, and gradients stay as they are.",
     fix="Write only to arrays that were given up, and read each before it is overwritten.",
-    needs=("usable", "slots_are_named"),
+    needs=("usable", "slots_are_named", "no_hidden_state"),
 )
 def donated(subject: Subject) -> Iterator[str]:
     turns = subject.gradients()
@@ -116,7 +105,7 @@ def state_is_all(subject: Subject) -> Iterator[str]:
     PROMISES,
     "How an array lies in memory changes nothing: transposed, strided and reversed views.",
     fix="Use no flat memory and no ravel(order='K'); functions of the standard know no layout.",
-    needs=("usable", "slots_are_named"),
+    needs=("usable", "slots_are_named", "no_hidden_state"),
 )
 def layouts(subject: Subject) -> Iterator[str]:
     expected = everything(*subject.walk(subject.optimizer, subject.gradients()))
@@ -151,7 +140,7 @@ def layouts(subject: Subject) -> Iterator[str]:
     PROMISES,
     "Each number among its fields may follow a schedule, and is refused by name until resolved.",
     fix="Annotate it `float | Scheduler`, check it with checks.number, read it with plain in step.",
-    needs=("usable", "slots_are_named"),
+    needs=("usable", "slots_are_named", "no_hidden_state"),
 )
 def schedules(subject: Subject) -> Iterator[str]:
     def use(optimizer: Any) -> Mapping[str, Any]:
@@ -180,7 +169,7 @@ def fields_are_checked(subject: Subject) -> Iterator[str]:
     "step looks at no value on the host, so it runs under jax.jit.",
     fix="Replace `if`, float() and .item() on array values by xp.where: on a device each look is "
     "a wait.",
-    needs=("usable", "slots_are_named"),
+    needs=("usable", "slots_are_named", "no_hidden_state", "finite"),
 )
 def traceable(subject: Subject) -> Iterator[str]:
     if "jax" not in subject.places:
@@ -205,7 +194,7 @@ def traceable(subject: Subject) -> Iterator[str]:
     "No warning is raised, with gradients of zero, tiny and huge ones too.",
     fix="Guard the operation before it happens: xp.where around the argument of a division, log "
     "and sqrt, not around the result.",
-    needs=("usable", "slots_are_named"),
+    needs=("usable", "slots_are_named", "no_hidden_state", "finite"),
 )
 def no_warnings(subject: Subject) -> Iterator[str]:
     for factor in (1.0, 0.0, 1e-30, 1e15):
@@ -221,7 +210,7 @@ def no_warnings(subject: Subject) -> Iterator[str]:
     PROMISES,
     "The memory of an update grows as the parameter does.",
     fix="Hold no product of a parameter with itself; a matrix method works on matrices alone.",
-    needs=("usable", "slots_are_named"),
+    needs=("usable", "slots_are_named", "no_hidden_state"),
 )
 def memory(subject: Subject) -> Iterator[str]:
     optimizer = subject.bare

@@ -154,12 +154,7 @@ class Subject(kit.Subject):
         return resolve((component or self.component).begin(start), HALFWAY)
 
     def run(
-        self,
-        case: Case,
-        place: Place = on_numpy,
-        dtype: str = "float64",
-        *,
-        term: Any = None,
+        self, case: Case, place: Place = on_numpy, dtype: str = "float64", *, term: Any = None
     ) -> Outcome:
         """Call the regularizer, as a run has begun it, on a case."""
         term = term or self.begun(place, dtype)

@@ -148,7 +148,7 @@ def _open_ended(subject: Subject) -> bool:
     "It holds its last value past the end of the run, or declares that it is endless.",
     fix="Return the last value where progress.step >= steps. One that goes on for ever on purpose "
     "has a property `endless` that returns True.",
-    needs=("usable", "defined"),
+    needs=("usable", "defined", "no_hidden_state"),
 )
 def past_the_end(subject: Subject) -> Iterator[str]:
     if subject.component.endless:
@@ -242,7 +242,7 @@ def any_order(subject: Subject) -> Iterator[str]:
     PROMISES,
     "at(step, steps) is short for the value at Progress(step=step, steps=steps).",
     fix="Write __call__ and leave at to the base class.",
-    needs=("usable", "defined"),
+    needs=("usable", "defined", "no_hidden_state"),
 )
 def at_is_short(subject: Subject) -> Iterator[str]:
     for steps in RUNS:
@@ -259,7 +259,7 @@ def at_is_short(subject: Subject) -> Iterator[str]:
     "It stands in for a number: let in by a component's checks, resolved, and logged by its field.",
     fix="Subclass coreframe.Scheduler, and change neither is_coreframe_scheduler nor what "
     "dataclasses make.",
-    needs=("usable", "defined"),
+    needs=("usable", "defined", "no_hidden_state"),
 )
 def in_a_component(subject: Subject) -> Iterator[str]:
     where = standing(3, RUNS[0])
@@ -329,7 +329,7 @@ def steps_are_checked(subject: Subject) -> Iterator[str]:
     PROMISES,
     "A share of the run means so many steps: 0.25 of 1000 is the same as 250.",
     fix="Read numbers of steps with coreframe.scheduler.steps_of(self, 'name', progress).",
-    needs=("usable", "defined"),
+    needs=("usable", "defined", "no_hidden_state"),
 )
 def shares(subject: Subject) -> Iterator[str]:
     if not subject.steps_fields:

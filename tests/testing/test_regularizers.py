@@ -5,9 +5,8 @@ That the shipped ones keep its promises: test_shipped.py.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
@@ -17,12 +16,8 @@ import pytest
 from coreframe import LossResult, Regularizer, Scheduler, checks, namespace
 from coreframe.registry import build
 from coreframe.scheduler import plain, require_resolved
-from coreframe.testing import Check, report
-from coreframe.testing.regularizers import (
-    KIT,
-    PROMISES,
-    check_regularizer,
-)
+from coreframe.testing import Check, arrays, report
+from coreframe.testing.regularizers import KIT, PROMISES, check_regularizer
 from coreframe.testing.shared import SHARED
 from coreframe_regularizers.ewc import EWC
 
@@ -228,11 +223,9 @@ class ByPosition(Apart):
     def value_and_grad(self, arrays: Any, *, ids: Any = None) -> LossResult:
         e = arrays["anchors"]
         xp = namespace(anchors=e)
-        first = xp.zeros_like(e[:, :1])
-        first = xp.asarray(first + 0.0, copy=True)
-        first[0, 0] = 1.0
-        value = plain(self.strength) * xp.sum(first * e * e)
-        return LossResult(value, {"anchors": 2 * plain(self.strength) * first * e})
+        first = xp.zeros_like(e)
+        first[0, :] = plain(self.strength)
+        return LossResult(xp.sum(first * e * e), {"anchors": 2 * first * e})
 
 
 class HalfScaled(Shrink):
@@ -320,13 +313,9 @@ class WritesToItsInput(Shrink):
 class AllPairs(Apart):
     def value_and_grad(self, arrays: Any, *, ids: Any = None) -> LossResult:
         e = arrays["anchors"]
-        xp, n = namespace(anchors=e), e.shape[0]
-        gram = e @ e.T
-        square = xp.sum(e * e)
-        value = square - xp.sum(gram) / n
-        mean = xp.mean(e, axis=0, keepdims=True)
-        s = plain(self.strength)
-        return LossResult(s * value, {"anchors": 2 * s * (e - mean)})
+        xp, s = namespace(anchors=e), plain(self.strength)
+        value = xp.sum(e * e) - xp.sum(e @ e.T) / e.shape[0]
+        return LossResult(s * value, {"anchors": 2 * s * (e - xp.mean(e, axis=0, keepdims=True))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +330,6 @@ class OnlyANumber(Shrink):
 @dataclass(frozen=True, kw_only=True)
 class ForgetsToAsk(Shrink):
     center: float | Scheduler = 0.0
-    names: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         pass
@@ -402,7 +390,8 @@ def test_a_wrong_regularizer_is_named(
 
 
 def test_one_that_looks_at_values_cannot_be_traced() -> None:
-    pytest.importorskip("jax")
+    if "jax" not in arrays.libraries():
+        pytest.skip("jax is not installed")
     assert outcome_of("traceable", Shrink())
     assert not outcome_of("traceable", LooksAtValues())
 
@@ -416,6 +405,5 @@ def test_a_proximal_step_stands_for_a_gradient(few_libraries: None) -> None:
     found = {c.name: c for c in check_regularizer(Steps())}
     assert found["gradient"].detail.startswith("not checked: it takes a step after the update")
     assert found["proximal_step"].checked
-    still = dataclasses.replace(Steps(), strength=0.5)
-    assert outcome_of("own_rates", still).checked
+    assert found["own_rates"].checked
     assert outcome_of("proximal_step", Shrink()).detail.startswith("not checked: ")
