@@ -37,7 +37,8 @@ class Joined(Scheduler):
     Shapes: a Progress comes in, what the pieces return goes out.
 
     Edges: the last piece lasts to the end of the run and holds its last value. In an open-ended run
-        it has no length; if it needs one, the run is refused at its first step. Samples, epoch and history are those of the whole run.
+        it has no length; if it needs one, the run is refused at its first step. Samples, epoch and
+        history are those of the whole run.
 
     Cost: that of one piece.
 
