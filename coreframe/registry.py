@@ -134,12 +134,12 @@ class Registry:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            options = ", ".join(entry.qualified for entry in matches)
+            options = ", ".join(f"{e.qualified} (version {e.plugin.version})" for e in matches)
             raise AmbiguousName(f"{name!r} is offered by several plugins; write one of: {options}")
         known = {entry.name for entry in entries} | {
             f"{entry.plugin.distribution}:{entry.name}" for entry in entries if owner
         }
-        failed = [p.key for p in self.plugins if p.state == "failed"]
+        failed = [f"{p.key} {p.version}" for p in self.plugins if p.state == "failed"]
         hint = f" (Left out because they failed: {', '.join(failed)}.)" if failed else ""
         singular = kind.removesuffix("s") if kind != "losses" else "loss"
         raise UnknownName(f"no {singular} is named {name!r}.{nearest(name, known)}{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import threading
 import warnings
@@ -152,11 +153,13 @@ def test_an_interrupt_is_passed_on(write_plugin) -> None:
         registry.registry()
 
 
-def test_a_slow_import_is_named(write_plugin, monkeypatch) -> None:
+def test_a_slow_import_is_named_and_its_time_is_told(write_plugin, monkeypatch, caplog) -> None:
     monkeypatch.setattr(isolation, "SLOW_SECONDS", 0.2)
     key = write_plugin("acme", "import time\ntime.sleep(0.3)" + loss_table('"one": "acme:One"'))
     with pytest.warns(PluginWarning, match=f"plugin {key} 1.0 is still importing after 0.2 s; CO"):
         registry.registry()
+    assert re.fullmatch(rf"plugin {key} 1\.0 took 0\.[3-9] s to import", caplog.messages[-1])
+    assert plugin(key).seconds >= 0.3
     assert f"{key}:one" in entries()
 
 
@@ -221,7 +224,7 @@ def test_a_name_offered_twice_is_an_error_only_when_it_is_used(write_plugin) -> 
         build("losses", "info_nce")
     assert str(caught.value) == (
         "'info_nce' is offered by several plugins; write one of: "
-        "coreframe-ml/coreframe_losses:info_nce, acme/acme:info_nce"
+        "coreframe-ml/coreframe_losses:info_nce (version 0.1.0), acme/acme:info_nce (version 1.0)"
     )
     for name in ("coreframe-ml:info_nce", "coreframe-ml/coreframe_losses:info_nce"):
         assert build("losses", name, temperature=0.2).temperature == 0.2
@@ -250,7 +253,7 @@ def test_an_unknown_name_tells_of_plugins_that_failed(write_plugin) -> None:
     write_plugin("acme", "import nowhere")
     with (
         pytest.warns(PluginWarning),
-        pytest.raises(UnknownName, match=r"\(Left out because they failed: acme/acme\.\)"),
+        pytest.raises(UnknownName, match=r"\(Left out because they failed: acme/acme 1\.0\.\)"),
     ):
         build("losses", "one")
 
