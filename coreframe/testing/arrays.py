@@ -293,6 +293,15 @@ def tall_pairs(rows: int = 40, width: int = WIDTH) -> Case:
     return Case("many pairs", floats)
 
 
+def tied_case() -> Case:
+    """Return four anchors with one positive each, and twenty negatives that are all one vector."""
+    unit = np.eye(2, WIDTH)  # so that similarities are 0 and 1 in every library
+    positive = np.zeros((4, 21), np.bool_)
+    positive[:, 0] = True
+    floats = {"anchors": unit[[0, 0, 0, 0]], "references": unit[[0, *[1] * 20]]}
+    return Case("equal candidates", floats, masks=(positive, ~positive))
+
+
 # Rows of similarities -----------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ PROMISES: list[Promise] = []
     PROMISES,
     "More negatives may be asked for than there are.",
     fix="Use min(k, columns) and -1 for the places that stay empty.",
-    needs=PAIRS,
+    needs=(*PAIRS, "part_of_the_relation", *arrays.edges()),
 )
 def more_than_there_are(subject: Subject) -> Iterator[str]:
     miner: Any = subject.miner
@@ -93,7 +93,12 @@ def candidates(subject: Subject) -> Iterator[str]:
     needs=(*PAIRS, "deterministic"),
 )
 def libraries(subject: Subject) -> Iterator[str]:
-    for case, library, place in subject.placed:
+    tied = [
+        (case, library, place)
+        for case in subject.usable([arrays.tied_case()])
+        for library, place in subject.places.items()
+    ]
+    for case, library, place in [*subject.placed, *tied]:
         try:
             got = subject.masks(case, place, seed=4, library=library)
         except Exception as error:
@@ -133,7 +138,7 @@ def devices(subject: Subject) -> Iterator[str]:
     PROMISES,
     "float16, float32 and float64 are taken.",
     fix="Create arrays with dtype=x.dtype, and let coreframe.miner.similarity_rows widen float16.",
-    needs=PAIRS,
+    needs=(*PAIRS, "part_of_the_relation"),
 )
 def dtypes(subject: Subject) -> Iterator[str]:
     for case in subject.cases:

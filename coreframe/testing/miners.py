@@ -10,7 +10,6 @@ from coreframe.backend import device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError
 from coreframe.miner import Miner, RankingMiner
 from coreframe.testing import arrays, kit, miner_manners
-from coreframe.testing.arrays import Case
 from coreframe.testing.checks import Check, NotApplicable, Promise, promise
 from coreframe.testing.miner_subject import PAIRS, Subject, invented, whole
 from coreframe.testing.shared import SHARED
@@ -179,7 +178,7 @@ def order_of_the_batch(subject: Subject) -> Iterator[str]:
 def ties(subject: Subject) -> Iterator[str]:
     if subject.draws:
         raise NotApplicable("it draws among the candidates")
-    case = _tied()
+    case = arrays.tied_case()
     if not subject.usable([case]):
         raise NotApplicable("it takes no masks of pairs")
     _, negative = subject.masks(case)
@@ -187,18 +186,6 @@ def ties(subject: Subject) -> Iterator[str]:
         count = int(chosen.sum())
         if isinstance(subject.miner, RankingMiner) and not chosen[1 : 1 + count].all():
             yield f"row {row}: of equal columns {np.flatnonzero(chosen).tolist()} are chosen"
-    for library, place in subject.places.items():
-        if not np.array_equal(subject.masks(case, place, library=library)[1], negative):
-            yield f"{library}: of equal columns others are chosen than on NumPy"
-
-
-def _tied() -> Case:
-    """Return four anchors with one positive each and eight negatives that are all one vector."""
-    unit = np.eye(2, arrays.WIDTH)
-    positive = np.zeros((4, 9), np.bool_)
-    positive[:, 0] = True
-    floats = {"anchors": unit[[0, 0, 0, 0]], "references": unit[[0, *[1] * 8]]}
-    return Case("equal candidates", floats, masks=(positive, ~positive))
 
 
 # Edges --------------------------------------------------------------------------------------
