@@ -15,6 +15,7 @@ from typing import Any
 
 from coreframe.callbacks import About, Callback, Record, Session, Status, Tracker
 from coreframe.errors import Interrupted, PluginWarning
+from coreframe.registry import place_of
 
 _log = logging.getLogger(__name__)
 
@@ -126,12 +127,12 @@ class _Follower:
         except Exception as error:
             self.out = True
             _log.debug("callback %s failed in %s", self.name, event, exc_info=True)
-            where = ""
+            where, place = "", place_of(error)
             if arguments and isinstance(arguments[0], Status):
                 where = f" at step {arguments[0].step}"
             warnings.warn(
                 f"the callback {self.name} failed in {event}{where} and is left out from here on: "
-                f"{type(error).__name__}: {error}",
+                f"{type(error).__name__}: {error}{place and '; '}{place}",
                 PluginWarning,
                 stacklevel=2,
             )

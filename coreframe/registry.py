@@ -304,10 +304,9 @@ def naming_plugins() -> Iterator[None]:
         found = _owner(error)
         if found is None:
             raise
-        plugin, place = found
         if not isinstance(error, Exception):
-            raise _made_an_error(plugin, error) from error
-        note = f"in {plugin.title} ({place})"
+            raise _made_an_error(found[0], error) from error
+        note = place_of(error)
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise
@@ -317,6 +316,12 @@ def _made_an_error(plugin: Plugin, error: BaseException) -> BaseException:
     if isinstance(error, KeyboardInterrupt):
         return error
     return PluginError(f"{plugin.title} failed: {explain(plugin, error)}")
+
+
+def place_of(error: BaseException) -> str:
+    """Return "in plugin NAME VERSION (PLACE)" of an error that comes from one, else nothing."""
+    found = _owner(error)
+    return f"in {found[0].title} ({found[1]})" if found else ""
 
 
 def _owner(error: BaseException) -> tuple[Plugin, str] | None:

@@ -557,7 +557,8 @@ def test_our_own_name_is_qualified_where_another_takes_it_too(half: type[Loss]) 
     assert round_trip(run) == run
     assert problems('[[losses]]\nname = "info_nce"') == [
         "losses[0].name: 'info_nce' is offered by several plugins; write one of: "
-        "coreframe-ml/coreframe_losses:info_nce, half/half_plugin:info_nce"
+        "coreframe-ml/coreframe_losses:info_nce (version 0.1.0), "
+        "half/half_plugin:info_nce (version 1.0)"
     ]
 
 
@@ -583,7 +584,8 @@ def test_mistakes_inside_components(half: type[Loss]) -> None:
         "losses[0].miner.name: no miner is named 'hardset'. Did you mean 'hardest'?",
         "losses[0].parts.a must be a loss { name = ... }, got 3",
         "losses[0].steps[1] must be a number, got 'x'",
-        "losses[1].name: 'plain' is no dataclass of the kind losses",
+        "losses[1].name: 'plain' of half 1.0 is no dataclass of the kind losses",
         "losses[2].name: 'lost' cannot be loaded: ModuleNotFoundError: "
-        "No module named 'half_nowhere'",
+        "No module named 'half_nowhere'; while loading 'lost' (half_nowhere:Half) of half 1.0; "
+        "half does not say in its metadata what brings 'half_nowhere'",
     ]

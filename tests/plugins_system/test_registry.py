@@ -413,6 +413,21 @@ def test_an_error_of_ours_gets_no_note(write_plugin) -> None:
         sys.exit(3)
 
 
+def test_a_callback_that_fails_is_left_out_by_name(write_plugin) -> None:
+    write_plugin(
+        "acme",
+        "from coreframe.callbacks import Callback\n"
+        "class Watch(Callback):\n"
+        "    def on_step(self, status): 1 / 0\n"
+        "@hookimpl\n"
+        "def coreframe_callbacks(): return {'watch': 'acme:Watch'}",
+    )
+    x = np.random.default_rng(0).standard_normal((8, 4))
+    words = r"the callback Watch failed in on_step.* in plugin acme/acme 1\.0 \(acme.py:4\)"
+    with pytest.warns(PluginWarning, match=words):
+        coreframe.fit(coreframe.Pairs(x, x), epochs=1, callbacks=["watch"])
+
+
 def test_exit_in_a_component_is_an_error_and_an_interrupt_is_none(write_plugin) -> None:
     source = "import sys\nclass One:\n    def __init__(self, how): raise how\n"
     write_plugin("acme", source + loss_table('"one": "acme:One"'))
