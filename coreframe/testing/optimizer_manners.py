@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from coreframe.backend import to_numpy
 from coreframe.errors import ArgumentError
 from coreframe.state import load_state, save_state
-from coreframe.testing.arrays import Place, on_numpy
+from coreframe.testing.arrays import on_numpy
 from coreframe.testing.checks import NotApplicable, Promise, difference, promise, recorded_warnings
 from coreframe.testing.dtypes import placed
 from coreframe.testing.growth import per_row
@@ -27,41 +26,9 @@ MOST_COPIES = 64  # of a parameter, that one update may hold at once
 
 @promise(
     PROMISES,
-    "Nothing that is given is written to; read-only arrays are accepted.",
-    fix="Write x = x + y in place of x += y: on a device the trainer goes back to the old arrays.",
-    needs=("usable", "slots_are_named", "kinds_are_kept"),
-)
-def inputs_are_kept(subject: Subject) -> Iterator[str]:
-    for library, place in subject.places.items():
-        writable: Place = np.array if library == "numpy" else place
-        try:
-            params = placed(subject.params, writable, "float32")
-            grads = placed(subject.gradients()[0], writable, "float32")
-            state = dict(subject.optimizer.init(params))
-        except Exception:
-            continue  # which kinds_are_kept explains
-        given = {"params": params, "grads": grads, "state": state}
-        before = {
-            (what, name): np.array(to_numpy(x))
-            for what, values in given.items()
-            for name, x in values.items()
-            if name != "step"
-        }
-        for _ in range(2):  # step alone, as a kernel may stand in for it in update
-            subject.optimizer.update(params, grads, state)
-        w = {k.partition("/")[0]: x for k, x in state.items() if k.endswith("/query.W")}
-        subject.optimizer.step(params["query.W"], grads["query.W"], w, 1)
-        for (what, name), x in before.items():
-            if not np.array_equal(to_numpy(given[what][name]), x):
-                yield f"{library}: {what}[{name!r}] was changed"
-    subject.walk(subject.optimizer, subject.gradients())  # on read-only arrays
-
-
-@promise(
-    PROMISES,
     "With donate=True the results have the same bits, and gradients stay as they are.",
     fix="Write only to arrays that were given up, and read each before it is overwritten.",
-    needs=("usable", "slots_are_named", "no_hidden_state"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state"),
 )
 def donated(subject: Subject) -> Iterator[str]:
     turns = subject.gradients()
@@ -85,7 +52,7 @@ def donated(subject: Subject) -> Iterator[str]:
     PROMISES,
     "The state is all that is kept: saved, loaded and gone on with, it gives the same bits.",
     fix="Keep arrays and numbers in slots and scalars, and nothing in the object or its class.",
-    needs=("usable", "slots_are_named"),
+    needs=("usable", "slots_are_named", "inputs_are_kept"),
 )
 def state_is_all(subject: Subject) -> Iterator[str]:
     turns = subject.gradients(5)
@@ -105,7 +72,7 @@ def state_is_all(subject: Subject) -> Iterator[str]:
     PROMISES,
     "How an array lies in memory changes nothing: transposed, strided and reversed views.",
     fix="Use no flat memory and no ravel(order='K'); functions of the standard know no layout.",
-    needs=("usable", "slots_are_named", "no_hidden_state"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state"),
 )
 def layouts(subject: Subject) -> Iterator[str]:
     expected = everything(*subject.walk(subject.optimizer, subject.gradients()))
@@ -140,7 +107,7 @@ def layouts(subject: Subject) -> Iterator[str]:
     PROMISES,
     "Each number among its fields may follow a schedule, and is refused by name until resolved.",
     fix="Annotate it `float | Scheduler`, check it with checks.number, read it with plain in step.",
-    needs=("usable", "slots_are_named", "no_hidden_state"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state"),
 )
 def schedules(subject: Subject) -> Iterator[str]:
     def use(optimizer: Any) -> Mapping[str, Any]:
@@ -169,7 +136,7 @@ def fields_are_checked(subject: Subject) -> Iterator[str]:
     "step looks at no value on the host, so it runs under jax.jit.",
     fix="Replace `if`, float() and .item() on array values by xp.where: on a device each look is "
     "a wait.",
-    needs=("usable", "slots_are_named", "no_hidden_state", "finite"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state", "finite"),
 )
 def traceable(subject: Subject) -> Iterator[str]:
     if "jax" not in subject.places:
@@ -194,7 +161,7 @@ def traceable(subject: Subject) -> Iterator[str]:
     "No warning is raised, with gradients of zero, tiny and huge ones too.",
     fix="Guard the operation before it happens: xp.where around the argument of a division, log "
     "and sqrt, not around the result.",
-    needs=("usable", "slots_are_named", "no_hidden_state", "finite"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state", "finite"),
 )
 def no_warnings(subject: Subject) -> Iterator[str]:
     for factor in (1.0, 0.0, 1e-30, 1e15):
@@ -210,7 +177,7 @@ def no_warnings(subject: Subject) -> Iterator[str]:
     PROMISES,
     "The memory of an update grows as the parameter does.",
     fix="Hold no product of a parameter with itself; a matrix method works on matrices alone.",
-    needs=("usable", "slots_are_named", "no_hidden_state"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state"),
 )
 def memory(subject: Subject) -> Iterator[str]:
     optimizer = subject.bare

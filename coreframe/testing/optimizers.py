@@ -11,7 +11,7 @@ import numpy as np
 from coreframe.backend import to_numpy
 from coreframe.optimizer import Optimizer
 from coreframe.testing import kit, optimizer_manners, optimizer_steps
-from coreframe.testing.arrays import on_numpy
+from coreframe.testing.arrays import Place, on_numpy
 from coreframe.testing.checks import Check, Promise, difference, explain, promise
 from coreframe.testing.dtypes import in_dtype, kind, known, placed
 from coreframe.testing.optimizer_subject import RATE, TOLERANCE, Subject, everything
@@ -139,6 +139,38 @@ def _moves(subject: Subject, params: Mapping[str, Any], state: Any) -> dict[str,
     """Return how far parameters went, since float32 shows little of that in where they are."""
     moved = {name: to_numpy(x) - subject.params[name] for name, x in params.items()}
     return everything(moved, state)
+
+
+@promise(
+    FORM,
+    "Nothing that is given is written to; read-only arrays are accepted.",
+    fix="Write x = x + y in place of x += y: on a device the trainer goes back to the old arrays.",
+    needs=("usable", "slots_are_named", "kinds_are_kept"),
+)
+def inputs_are_kept(subject: Subject) -> Iterator[str]:
+    for library, place in subject.places.items():
+        writable: Place = np.array if library == "numpy" else place
+        try:
+            params = placed(subject.params, writable, "float32")
+            grads = placed(subject.gradients()[0], writable, "float32")
+            state = dict(subject.optimizer.init(params))
+        except Exception:
+            continue  # which kinds_are_kept explains
+        given = {"params": params, "grads": grads, "state": state}
+        before = {
+            (what, name): np.array(to_numpy(x))
+            for what, values in given.items()
+            for name, x in values.items()
+            if name != "step"
+        }
+        for _ in range(2):  # step alone, as a kernel may stand in for it in update
+            subject.optimizer.update(params, grads, state)
+        w = {k.partition("/")[0]: x for k, x in state.items() if k.endswith("/query.W")}
+        subject.optimizer.step(params["query.W"], grads["query.W"], w, 1)
+        for (what, name), x in before.items():
+            if not np.array_equal(to_numpy(given[what][name]), x):
+                yield f"{library}: {what}[{name!r}] was changed"
+    subject.walk(subject.optimizer, subject.gradients())  # on read-only arrays
 
 
 PROMISES = [*SHARED, *FORM, *optimizer_steps.PROMISES, *optimizer_manners.PROMISES]

@@ -277,7 +277,7 @@ def strength(subject: Subject) -> Iterator[str]:
     OWN,
     "begin returns a regularizer for one run, and changes neither this one nor earlier runs.",
     fix="Return dataclasses.replace(self, center=dict(params)); set nothing on self.",
-    needs=("usable", "accepts", "shapes"),
+    needs=("usable", "accepts", "shapes", "no_hidden_state"),
 )
 def begin(subject: Subject) -> Iterator[str]:
     first = subject.begun()

@@ -190,7 +190,7 @@ def open_ended(subject: Subject) -> Iterator[str]:
 
 @promise(
     PROMISES,
-    "Its value is a finite int or float of Python, or a frozen record; the same kind all along.",
+    "Its value is a finite number of Python, a word or a frozen record; the same kind all along.",
     fix="Use math, not numpy: a NumPy float64 widens float32 arrays, and an array may live "
     "elsewhere. End every branch with a return.",
     needs=("usable", "defined"),
@@ -200,26 +200,36 @@ def values(subject: Subject) -> Iterator[str]:
     for steps in RUNS:
         for t in range(steps + 2):
             value = subject.ask(t, steps)
-            kind = type(value)
-            is_number = kind in (int, float)
+            is_number = type(value) in (int, float)
             if is_number and not math.isfinite(value):
                 yield f"step {t} of {steps}: the value is {value}"
                 return
-            settings = getattr(kind, "__dataclass_params__", None)
-            if not is_number and not (settings and settings.frozen):
-                module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-                yield f"step {t} of {steps}: the value {value!r} is a {module}{kind.__name__}"
+            if not _is_plain(value):
+                yield f"step {t} of {steps}: the value {value!r} is a {_name(value)}"
                 return
-            kinds.setdefault("a number" if is_number else f"a {kind.__name__}", t)
+            kinds.setdefault("a number" if is_number else f"a {type(value).__name__}", t)
     if len(kinds) > 1:
         yield "the value is " + ", ".join(f"{kind} at step {t}" for kind, t in kinds.items())
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether a value is Python's own, and cannot be changed."""
+    if isinstance(value, tuple):
+        return all(_is_plain(x) for x in value)
+    settings = getattr(type(value), "__dataclass_params__", None)
+    return type(value) in (int, float, bool, str) or bool(settings and settings.frozen)
+
+
+def _name(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 @promise(
     PROMISES,
     "Asked in any order, or from the middle on after a restart, it gives the same values.",
     fix="Compute the value from progress alone: no counter, no last value, no clock, no draw.",
-    needs=("usable", "defined"),
+    needs=("usable", "defined", "no_hidden_state"),
 )
 def any_order(subject: Subject) -> Iterator[str]:
     fresh = copy.deepcopy(subject.component)
