@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from coreframe.backend import is_array, to_numpy
 from coreframe.component import Component
-from coreframe.errors import ArgumentTypeError
+from coreframe.errors import ArgumentTypeError, CoreframeError, EmbedderError
 
 __all__ = ["Embedder", "Side", "check_texts"]
 
@@ -96,9 +97,60 @@ class Wrapped(Embedder):
 
 
 def embed_side(embedder: Embedder, texts: Sequence[str], side: Side | None) -> Any:
-    """Call the method of an embedder for a side; None is plain ``embed``."""
+    """Call the method of an embedder for a side; None is plain ``embed``.
+
+    What goes wrong in it is an EmbedderError that names the embedder, the number of texts and the
+    first of them; errors of coreframe's own say enough themselves.
+    """
     method = {"query": "embed_queries", "document": "embed_documents"}.get(side or "", "embed")
-    return getattr(embedder, method, embedder.embed)(texts)
+    try:
+        return getattr(embedder, method, embedder.embed)(texts)
+    except (CoreframeError, MemoryError):
+        raise
+    except Exception as error:
+        raise EmbedderError(
+            f"the embedder {name_of(embedder)} failed on {_some(texts)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def embed_finite(embedder: Embedder, texts: Sequence[str], side: Side | None) -> Any:
+    """Return the rows of a side, or raise EmbedderError for the first text without one."""
+    import numpy as np
+
+    found = embed_side(embedder, texts, side)
+    x = to_numpy(found) if is_array(found) else np.asarray(found)
+    if x.ndim != 2 or len(x) != len(texts) or x.dtype.kind not in "fV":  # V: bfloat16
+        raise EmbedderError(
+            f"the embedder {name_of(embedder)} must give one row of floating-point numbers a "
+            f"text, ({len(texts)}, d), got {x.dtype} {x.shape} for {_some(texts)}"
+        )
+    if not (whole := np.isfinite(x).all(axis=1)).all():
+        first = int(np.argmin(whole))
+        wrong = x[first][~np.isfinite(x[first])][0]
+        raise EmbedderError(
+            f"the embedder {name_of(embedder)} gave {wrong} in the row of {_short(texts[first])}, "
+            f"text {first:,} of {len(texts):,} (rows that are not finite: {int((~whole).sum()):,})"
+        )
+    return found
+
+
+def name_of(embedder: Any) -> str:
+    """Return what an embedder is called: its class, and of a wrapped one that of the inner."""
+    while isinstance(embedder, Wrapped):
+        embedder = embedder.embedder
+    return type(embedder).__name__
+
+
+def _some(texts: Sequence[str]) -> str:
+    if not len(texts):
+        return "no text"
+    return f"{len(texts):,} text{'s' * (len(texts) > 1)}, the first {_short(texts[0])}"
+
+
+def _short(text: object) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def embed_both(
@@ -108,11 +160,11 @@ def embed_both(
 
     A text that is on both sides is embedded once, unless the embedder tells sides apart.
     """
-    left = embed_side(embedder, queries, "query")
+    left = embed_finite(embedder, queries, "query")
     place = {text: i for i, text in enumerate(queries)}
     shared = [(i, place[text]) for i, text in enumerate(documents) if text in place]
     if not shared or not treats_sides_alike(embedder):
-        return left, embed_side(embedder, documents, "document")
+        return left, embed_finite(embedder, documents, "document")
     import numpy as np
 
     left = np.asarray(left)
@@ -120,7 +172,7 @@ def embed_both(
     here, there = np.asarray(shared).T
     right[here] = left[there]
     if new := [i for i, text in enumerate(documents) if text not in place]:
-        right[new] = embed_side(embedder, [documents[i] for i in new], "document")
+        right[new] = embed_finite(embedder, [documents[i] for i in new], "document")
     return left, right
 
 

@@ -22,7 +22,7 @@ from coreframe.data.pairs import Pairs
 from coreframe.data.relevance import Floats, Ints
 from coreframe.data.spool import take_rows
 from coreframe.data.vectors import Vectors, open_vectors
-from coreframe.embedder import embed_both
+from coreframe.embedder import embed_both, embed_finite
 from coreframe.errors import ArgumentError, DataError
 
 __all__ = ["load_pairs"]
@@ -321,7 +321,9 @@ def _classes(rows: Rows, found: Found, config: RunConfig, seen: seeing.Notes) ->
         assert rows.texts is not None
         texts = list(dict.fromkeys(rows.texts))
         place = {text: i for i, text in enumerate(texts)}
-        x = np.asarray(config.embedder.embed(texts))[[place[text] for text in rows.texts]]
+        x = np.asarray(embed_finite(config.embedder, texts, None))[
+            [place[text] for text in rows.texts]
+        ]
         seen.of_cache(config.embedder)
         base_model = config.embedder.base_model
     seen.of_classes(labels)

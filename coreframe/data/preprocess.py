@@ -17,7 +17,7 @@ from coreframe.data.examples import Example
 from coreframe.data.pairs import Pairs, join_groups
 from coreframe.data.relevance import Floats, Ints
 from coreframe.data.tokenizer import Tokenizer, WordTokenizer, check_tokenizer, cut_ids
-from coreframe.embedder import Embedder
+from coreframe.embedder import Embedder, embed_side
 from coreframe.errors import ArgumentError, ArgumentTypeError, DataError
 from coreframe.random import stream
 
@@ -311,7 +311,7 @@ class Preprocessor:
             if isinstance(self.embedder, Cached):
                 rows, new = self.embedder.embed_counted(batch)
             else:
-                rows, new = np.asarray(self.embedder.embed(batch)), len(batch)
+                rows, new = np.asarray(embed_side(self.embedder, batch, None)), len(batch)
             if rows.ndim != 2 or len(rows) != len(batch):
                 raise ArgumentError(
                     f"{type(self.embedder).__name__}.embed must return one row a text, "
