@@ -184,11 +184,22 @@ class Subject(kit.Subject):
     def proximal(self) -> Case | None:
         """The case on which it takes a step after the update, in place of adding a gradient."""
         for case in self.cases if self.of_parameters else ():
-            moved = self.step(case, self.rates(case))
-            same = all(np.array_equal(moved[name], x) for name, x in case.arrays.items())
-            if not same and not any(np.any(g) for g in self.run(case).grads.values()):
+            found = self.run(case)
+            slopes = any(np.any(g) for g in found.grads.values())
+            if self.moves(case) and np.any(found.value) and not slopes:
                 return case
         return None
+
+    def moves(self, case: Case) -> bool:
+        """Say whether ``after_step`` does something."""
+        if not self.of_parameters:
+            return False
+        moved = self.step(case, self.rates(case))
+        return any(not np.array_equal(moved[name], x) for name, x in case.arrays.items())
+
+    def acts(self, case: Case) -> bool:
+        """Say whether it has a value, a gradient or a step."""
+        return any(np.any(x) for x in self.run(case).all.values()) or self.moves(case)
 
     def exercise(self, component: Any, variant: int = 0) -> dict[str, Any]:
         rng = np.random.default_rng(43 + variant)

@@ -75,6 +75,31 @@ class Steps(Shrink):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Within(Shrink):
+    """Keeps each parameter in a ball: no value, and a projection after each update.
+
+        p = p min(1, strength / |p|)
+
+    Args:
+        strength: > 0. Default: 0.5.
+
+    References: none.
+    """
+
+    def value_and_grad(self, arrays: Any, *, ids: Any = None) -> LossResult:
+        found = super().value_and_grad(arrays)
+        return LossResult(0 * found.value, {})
+
+    def after_step(self, params: Any, learning_rates: Any) -> Any:
+        require_resolved(self)
+        xp, most = namespace(**params), plain(self.strength)
+        norms = {name: xp.sqrt(xp.sum(x * x)) for name, x in params.items()}
+        return {
+            k: x * (most / xp.maximum(norms[k], most + 0 * norms[k])) for k, x in params.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Apart(Regularizer):
     """How far rows of one batch are from their mean.
 
@@ -119,6 +144,7 @@ class Apart(Regularizer):
         Shrink(),
         Shrink(strength=build("schedulers", "linear", start=0.0, end=1.0)),
         Steps(),
+        Within(),
         Apart(),
     ],
     ids=lambda x: type(x).__name__,
