@@ -27,8 +27,9 @@ LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)\s]+)\)")
 CELL = re.compile(
     r"<code>[^<]*</code>(?=[^\n]*</td>)"
 )  # code in a table, whose | had to be escaped
-FIELDS = re.compile(  # four columns, of which the words are the last
-    r"<table>\s*<thead>\s*<tr>\s*(?:<th>[^<]*</th>\s*){3}<th>Meaning</th>.*?</table>", re.DOTALL
+FIELDS = re.compile(  # short columns, and words in the last
+    r"<table>\s*<thead>\s*<tr>\s*(?:<th>[^<]*</th>\s*){2,3}<th>(?:Meaning|to fix)</th>.*?</table>",
+    re.DOTALL,
 )
 DRAWING = re.compile(r'<p>\s*<img alt="[^"]*" src="([^":]+\.svg)" />\s*</p>')
 

@@ -279,3 +279,14 @@ def test_check_names_what_is_stale_and_writing_repairs_it(
     assert run() == (0, [])
     assert not (tmp_path / "core" / "gone.md").exists()
     assert run("--check") == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("new", "differs"), [("2.1", False), ("1.9", False), ("2.2", True), ("2.0,3", True)]
+)
+def test_a_picture_may_differ_by_the_rounding_of_another_machine(
+    new: str, differs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "FOLDER", tmp_path)
+    (tmp_path / "a.svg").write_text('<line x="2.0"/>', "utf-8")
+    assert generator.differs(Path("a.svg"), f'<line x="{new}"/>') is differs

@@ -78,6 +78,14 @@ def test_every_page_of_the_folder_is_there(pages: dict[Path, Page], site: Path) 
         assert name in there
 
 
+def test_no_page_has_two_places_in_the_navigation() -> None:
+    paths = re.findall(
+        r"^ +- (?:.*: )?([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M
+    )
+    assert len(paths) > 40
+    assert sorted(paths) == sorted(set(paths))
+
+
 def test_nothing_is_loaded_from_elsewhere(pages: dict[Path, Page], site: Path) -> None:
     for page in pages.values():
         assert [url for url in page.loads if re.match(r"(?:\w+:)?//", url)] == [], page.path
