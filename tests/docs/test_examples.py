@@ -286,9 +286,10 @@ def test_every_name_of_a_column_is_documented() -> None:
 def test_commands_exist_with_their_options(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     commands = re.findall(
-        r"(?<![\w/-])coreframe ([a-z]+)((?: [^\s`#&|]+)*)(?=`|\s)",
+        r"(?<![\w/-])coreframe ([a-z]+(?:-[a-z]+)*)((?: [^\s`#&|]+)*)(?=`|\s)",
         "\n".join(
-            [m[0] for m in re.finditer(r"`[^`\n]+`", text)] + [b.code for b in blocks(page, "sh")]
+            [m[0] for m in re.finditer(r"`[^`\n…]+`", text)]  # with an ellipsis it is a message
+            + [b.code for b in blocks(page, "sh")]
         ),
     )
     for name, rest in commands:
