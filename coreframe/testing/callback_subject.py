@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,12 +19,12 @@ from coreframe.following import Following
 from coreframe.run import Run
 from coreframe.testing import kit
 from coreframe.testing.checks import NotApplicable
-from coreframe.testing.process import Footprint
+from coreframe.testing.process import Footprint, restored
 from coreframe.trainer import fit
 
 HOOKS = ("on_start", "on_step", "on_evaluate", "on_end", "on_result")
 CONFIG = {"train": {"epochs": 3}, "losses": [{"name": "info_nce", "temperature": 0.05}]}
-RESULT = {"test/ndcg@10": 0.5, "test/recall@10": float("nan")}
+RESULT = {"test/ndcg@10": 0.5}
 
 
 @cache
@@ -190,6 +190,11 @@ class Subject(kit.Subject):
 
     @cached_property
     def footprint(self) -> Footprint:
+        with (
+            restored(),
+            suppress(Exception),
+        ):  # what a tool's import sets is not the tracker's doing
+            self.exercise(self.component)
         found = super().footprint
         if isinstance(found.error, NotApplicable):
             raise found.error

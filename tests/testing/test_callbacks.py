@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -273,3 +274,14 @@ class Draws(Patience):
 def test_the_promises_of_all_components_hold_here_too() -> None:
     broken = {c.name for c in check_callback(Draws()) if not c}
     assert "no_global_random" in broken
+
+
+class SetsAVariable(Lines):
+    def open(self, about: About) -> Session:
+        os.environ["SOME_TRACKER"] = "on"
+        return super().open(about)
+
+
+def test_what_it_sets_for_all_is_named_though_a_tools_import_is_not() -> None:
+    broken = {c.name: c.detail for c in check_callback(SetsAVariable()) if not c}
+    assert "the names of environment variables changed" in broken["surroundings"]
