@@ -7,7 +7,6 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 FILE = Path(__file__).resolve().parents[1] / "formulas.toml"
 KINDS = ("losses", "miners", "optimizers", "schedulers", "regularizers", "adapters")
@@ -80,7 +79,7 @@ def differences(text: str, formula: str, fields: Iterable[str]) -> list[str]:
     r"""Return what stands in one of the two and not in the other, a sentence each.
 
     Compared are the fields of the component (as their symbol, or as ``\text{name}``), the numbers,
-    and the functions. What a docstring says in words may stand in \text.
+    the functions, and how many signs there are. What a docstring says in words may stand in \text.
     """
     wrong = []
     words = formula.replace(r"\_", "_")
@@ -101,12 +100,24 @@ def differences(text: str, formula: str, fields: Iterable[str]) -> list[str]:
         here = re.search(pattern, formula) is not None
         if there != here:
             wrong.append(f"the function {name} is {'missing' if there else 'not in the docstring'}")
+    for sign in "+-":
+        there, here = (part.count(sign) for part in (signs(text), re.sub(TEXT, "", formula)))
+        if there != here:
+            wrong.append(f"{sign} stands there {there} times, and {here} times in TeX")
     theirs, ours = (numbers(part) for part in (text, formula))
     if theirs != ours:
         wrong.append(f"numbers differ: {sorted(theirs)} there, {sorted(ours)} in TeX")
     return wrong
 
 
-def numbers(text: Any) -> set[str]:
+def signs(text: str) -> str:
+    """Return a plain formula without its arrows and hyphens."""
+    return re.sub(r"->|(?<=[A-Za-z])-(?=[A-Za-z])", "", text)
+
+
+TEXT = re.compile(r"\\text\{[^}]*\}")
+
+
+def numbers(text: str) -> set[str]:
     """Return the numbers of a formula, those of names such as f_1 and beta1 included."""
     return set(re.findall(r"\d+(?:\.\d+)?", text))

@@ -63,6 +63,7 @@ FIELDS = ("margin", "temperature", "weight_decay")
         (r"\max", r"\min", "the function max is missing"),
         (r"\operatorname{mean}_c", "", "the function mean is missing"),
         (r"p_c", r"\sqrt{p_c}", "the function sqrt is not in the docstring"),
+        ("s - ", "s ", "- stands there 1 times, and 0 times in TeX"),
         ("0.5", "2", "numbers differ: ['0', '0.5'] there, ['0', '2'] in TeX"),
     ],
 )
