@@ -126,9 +126,13 @@ def test_plugins(here) -> None:
     losses = rows["coreframe-ml/coreframe_losses"]
     assert losses["state"] == "loaded"
     assert losses["version"] == coreframe.__version__
-    assert losses["offers"] == "losses"
-    assert losses["error"] == ""
-    assert losses["import"].endswith(" ms")
+    assert losses["offers"] == ["losses"]
+    assert losses["error"] == losses["deeds"] == ""
+    assert 0 <= losses["seconds"] < 5
+    _, text, _ = here("plugins")
+    line = next(line for line in text.splitlines() if "coreframe_losses" in line).split()
+    assert line[1:3] == [coreframe.__version__, "loaded"]
+    assert line[4:] == ["ms", "losses"]
 
 
 def test_backends(here) -> None:
