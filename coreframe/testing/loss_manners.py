@@ -249,8 +249,8 @@ def blocks(subject: Subject) -> Iterator[str]:
 def threads(subject: Subject) -> Iterator[str]:
     loss: Any = subject.loss
     if hasattr(loss, "memory_budget"):
-        loss = dataclasses.replace(loss, memory_budget=200_000)
-    for case in subject.usable([arrays.tall_case(300), arrays.tall_pairs(300)]):
+        loss = dataclasses.replace(loss, memory_budget=100_000)  # several blocks
+    for case in subject.usable([arrays.tall_case(90), arrays.tall_pairs(90)]):
         found = []
         for count in ("1", "2", "3"):
             os.environ["COREFRAME_THREADS"] = count  # the kit brings it back

@@ -217,7 +217,7 @@ def no_warnings(subject: Subject) -> Iterator[str]:
     needs=(*PAIRS, "thread_safe"),
 )
 def threads(subject: Subject) -> Iterator[str]:
-    for case in subject.usable([arrays.tall_case(300), arrays.tall_pairs(300)]):
+    for case in subject.usable([arrays.tall_case(90), arrays.tall_pairs(90)]):
         found = []
         for count in ("1", "2", "3"):
             os.environ["COREFRAME_THREADS"] = count  # the kit brings it back

@@ -14,8 +14,6 @@ from coreframe.row_loss import RowLoss
 from coreframe.testing import Check, arrays, check_loss, loss_values, losses, report
 from coreframe.testing.loss_subject import Subject
 
-Fields = Any
-
 
 def broken(loss: Loss) -> dict[str, str]:
     """Return the details of the promises that are broken, but for the docstring's."""
@@ -85,10 +83,6 @@ def test_a_right_loss_passes(few_libraries: None, loss: Loss) -> None:
     assert broken(loss) == {}
 
 
-def test_a_right_loss_passes_on_every_library() -> None:
-    assert broken(Right()) == {}
-
-
 def test_numpy_alone_is_enough(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "libraries", lambda: {"numpy": arrays.on_numpy})
     monkeypatch.setattr(arrays, "devices", dict)
@@ -138,22 +132,20 @@ class WrongForItsParameter(Scaled):
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        (WrongGradient(), "derivatives are wrong"),
-        (WrongByNegatives(), "(0 by positives, "),
-        (WrongByNegatives(), ", a negative, the loss changes by "),
-        (WrongByNegatives(), "along a random direction of anchors the value changes by "),
-        (WrongForReferences(), "pairs: along a random direction of references"),
-        (WrongForItsParameter(), "pairs: along a random direction of params.log_scale"),
+        (WrongGradient(), ["derivatives are wrong", "along a random direction of anchors"]),
+        (WrongByNegatives(), ["(0 by positives, ", ", a negative, the loss changes by "]),
+        (WrongForReferences(), ["pairs: along a random direction of references"]),
+        (WrongForItsParameter(), ["pairs: along a random direction of params.log_scale"]),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Loss) else "",
 )
 def test_a_wrong_gradient_is_named_and_nothing_else(
-    few_libraries: None, loss: Loss, words: str
+    few_libraries: None, loss: Loss, words: list[str]
 ) -> None:
     assert loss_values.DIRECTIONS == 50
     found = broken(loss)
     assert list(found) == ["gradient"]
-    assert words in found["gradient"], found["gradient"]
+    assert all(part in found["gradient"] for part in words), found["gradient"]
 
 
 def test_a_declared_stop_gradient_is_honoured(fast: None) -> None:
@@ -602,10 +594,12 @@ def test_each_fault_is_named_and_no_other(fast: None, loss: Loss, name: str, wor
 
 
 def test_what_looks_at_values_cannot_be_traced(fast: None, monkeypatch: Any) -> None:
-    pytest.importorskip("jax")
-    places = {"numpy": arrays.on_numpy, "jax": __import__("jax").numpy.asarray}
-    monkeypatch.setattr(arrays, "libraries", lambda: places)
-    assert list(broken(LooksAtValues())) == ["traceable"]
+    assert broken(LooksAtValues()) == {}  # NumPy does not mind
+    jax = pytest.importorskip("jax")
+    monkeypatch.setattr(arrays, "libraries", lambda: {"jax": jax.numpy.asarray})
+    promise = next(p for p in losses.PROMISES if p.name == "traceable")
+    assert "TracerBoolConversionError" in promise.check(Subject(LooksAtValues())).detail
+    assert promise.check(Subject(Right())).ok
 
 
 # Memory -------------------------------------------------------------------------------------
@@ -645,8 +639,7 @@ class ComparesColumns(Right):
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        (Broadcasts(), "an array of rows x rows x width"),
-        (Broadcasts(), "MiB with 256"),
+        (Broadcasts(), "MiB with 256: an array of rows x rows x width"),
         (ComparesColumns(), "times as much for 4 times the rows, allowed are 5"),
         (ComparesAllWithAll(), ""),
     ],
