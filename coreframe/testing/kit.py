@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from coreframe.errors import ArgumentTypeError
 from coreframe.testing.checks import Check, Promise
 from coreframe.testing.process import Footprint, footprint
 from coreframe.testing.remembered import Remembered
@@ -50,6 +51,11 @@ class Kit:
 
     def check(self, component: Any) -> list[Check]:
         """Check all promises, in order. One that fails stops those that need it, and no other."""
+        if not isinstance(component, self.base):
+            raise ArgumentTypeError(
+                f"the kit for {self.kind} takes an object of a subclass of {self.base.__name__}, "
+                f"got {component!r}" + ("; make one of it" if isinstance(component, type) else "")
+            )
         subject = self.subject(component)
         checks: list[Check] = []
         broken: dict[str, str] = {}  # by name of the promise: what is to be mended first

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from coreframe.loss import Loss
 from coreframe.testing import kit, loss_engine, loss_manners, loss_values
 from coreframe.testing.checks import Check, Promise, difference, promise
@@ -55,11 +53,11 @@ def shapes(subject: Subject) -> Iterator[str]:
             yield f"{case.name}: grads has {sorted(raw.grads)}, expected {case.embeddings}"
             continue
         for name, g in raw.grads.items():
-            if np.shape(g) != case.floats[name].shape:
-                yield (
-                    f"{case.name}: grads[{name!r}] has shape {np.shape(g)}, "
-                    f"but {name} has {case.floats[name].shape}"
-                )
+            shape = case.floats[name].shape
+            if not hasattr(g, "dtype"):
+                yield f"{case.name}: grads[{name!r}] is a {type(g).__name__}, not an array"
+            elif tuple(g.shape) != shape:
+                yield f"{case.name}: grads[{name!r}] is {tuple(g.shape)}, but {name} is {shape}"
 
 
 @promise(

@@ -255,6 +255,14 @@ class ReturnsAFloat(Distance):
         return replace(found, value=float(found.value))
 
 
+class ReturnsLists(Distance):
+    """Takes gradients out of their library."""
+
+    def value_and_grad(self, batch: Batch, params: Any = None, *, wrt: Any = None) -> LossResult:
+        found = super().value_and_grad(batch, params, wrt=wrt)
+        return replace(found, grads={k: list(g) for k, g in found.grads.items()})
+
+
 class ForgetsReferences(Distance):
     """Has no gradient of references."""
 
@@ -550,6 +558,7 @@ FAULTS: list[tuple[Loss, str, str]] = [
     (Refuses(), "accepts", "it needs anchors, references, labels, ids"),
     (ReturnsATuple(), "usable", "value_and_grad returns a tuple, expected a LossResult"),
     (ReturnsAFloat(), "shapes", "value is a float, not an array"),
+    (ReturnsLists(), "shapes", "grads['anchors'] is a list, not an array"),
     (ForgetsReferences(), "shapes", "grads has ['anchors'], expected ['anchors', 'references']"),
     (IgnoresWrt(), "wrt", "wrt=('anchors',) returns grads of ['anchors', 'references']"),
     (PrefersTheFirstRow(), "order_of_the_batch", "pairs, in another order: value differs"),

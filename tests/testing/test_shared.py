@@ -17,6 +17,7 @@ import pytest
 import threadpoolctl
 
 from coreframe.component import Component, Preset
+from coreframe.errors import ArgumentTypeError
 from coreframe.testing import Check, report
 from coreframe.testing.checks import NotApplicable, Promise
 from coreframe.testing.kit import Kit
@@ -337,15 +338,16 @@ def test_every_shared_promise_has_a_fault() -> None:
     assert {promise.name for promise in SHARED} == {name for _, name, _ in FAULTS}
 
 
-def test_what_is_another_kind_is_told_apart() -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Other:
-        """No Thing at all."""
-
-        def __call__(self, x: Any) -> Any:
-            return x
-
-    assert "Other is not a subclass of coreframe.Thing" in broken(Other())["form"]
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (3, "the kit for things takes an object of a subclass of Thing, got 3"),
+        (Right, "got <class '.*Right'>; make one of it"),
+    ],
+)
+def test_what_is_no_component_of_the_kind_is_an_error(given: Any, words: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=words):
+        KIT.check(given)
 
 
 # The kit itself -----------------------------------------------------------------------------
