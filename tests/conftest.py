@@ -19,6 +19,7 @@ os.environ.setdefault(
 settings.register_profile("coreframe", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("coreframe")
 
+collect_ignore = ["example_plugin"]  # whose own tests run where it is installed
 RAN_ON = "coreframe library"
 ran_on: Counter[str] = Counter()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from coreframe import errors
 from coreframe.plugin import HOOKS
+
+TESTS = Path(__file__).parents[1]
 
 BROKEN = {
     "broken-plugin/fails_to_import": "ModuleNotFoundError: No module named "
@@ -66,15 +69,23 @@ def test_the_command_line_lists_it(python, example_plugin: Path) -> None:
     assert "scale" in " ".join(words("show", "losses", "soft_margin"))
 
 
-@pytest.mark.parametrize(
-    ("target", "setting"),
-    [("soft_margin", "soft-margin-plugin"), ("miners:threshold", "-coreframe_jax")],
-)
-def test_it_keeps_its_promises(python, example_plugin: Path, target: str, setting: str) -> None:
-    """The second without JAX, which compiles for long."""
-    arguments = ("-m", "coreframe", "check", target)
-    text = output(python(*arguments, plugins=(example_plugin,), COREFRAME_PLUGINS=setting))
-    assert "0 broken" in text
+def test_it_keeps_its_promises(python, example_plugin: Path) -> None:
+    arguments = ("-m", "coreframe", "check", "soft_margin", "-k", "libraries", "-k", "gradient")
+    text = output(python(*arguments, plugins=(example_plugin,)))
+    assert "2 promises kept, 0 broken" in text
+
+
+def test_its_package_and_its_own_tests_are_right(python, example_plugin: Path) -> None:
+    """Without JAX, which compiles for long."""
+    setting = {"COREFRAME_PLUGINS": "soft-margin-plugin,-coreframe_jax,-coreframe_torch"}
+    arguments = ("-m", "coreframe", "check", "soft-margin-plugin", "-k", "packaging", "-k", "form")
+    text = output(python(*arguments, plugins=(example_plugin,), **setting))
+    assert "3 promises kept, 0 broken" in text
+    tests = str(TESTS / "example_plugin")
+    arguments = ("-m", "pytest", "-q", "-p", "no:cacheprovider", tests)
+    text = output(python(*arguments, plugins=(example_plugin,), **setting))
+    assert "test_soft_margin" not in text  # which only failures name
+    assert int(re.search(r"(\d+) passed", text)[1]) > 60
 
 
 def test_its_doctest_is_true(python, example_plugin: Path) -> None:
