@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,11 @@ from coreframe.errors import CoreframeError
 from coreframe.loss import Loss, PairwiseLoss
 from coreframe.ops import kernel
 from coreframe.optimizer import Optimizer
-from coreframe.relation import Aligned, SameLabel
+from coreframe.relation import Aligned, Relation, SameLabel
 from coreframe.result import REDUCTIONS
 from coreframe.similarity import NAMES, Similarity
 from coreframe.testing import arrays
-from coreframe.testing.arrays import Case
+from coreframe.testing.arrays import Case, Place
 from coreframe.testing.kernel_inputs import LAYOUTS, Ground, Trial, unchanged
 from coreframe.tiles import rows_of
 
@@ -197,6 +197,16 @@ def _shuffled(options: Sequence[Any], count: int, rng: Any) -> list[Any]:
     return [options[i] for i in itertools.chain.from_iterable(rounds)][:count]
 
 
+@dataclass(frozen=True)
+class _Made(Case):
+    """A batch whose relation is made by a function: with ids, or with labels of two sides."""
+
+    make: Callable[[Place], Relation] = dataclasses.field(kw_only=True)
+
+    def relation(self, place: Place) -> Relation:
+        return self.make(place)
+
+
 def ordinary_batches() -> list[Case]:
     """Return one batch of each kind; no value is special."""
     rng = np.random.default_rng(32)
@@ -207,8 +217,8 @@ def ordinary_batches() -> list[Case]:
             "references": rng.standard_normal((m, d)),
             "scores": rng.random(n),
         }
-        return Case(
-            name, floats, lambda place: Aligned(n, m, **{k: place(x) for k, x in ids.items()})
+        return _Made(
+            name, floats, make=lambda place: Aligned(n, m, **{k: place(x) for k, x in ids.items()})
         )
 
     return [
@@ -228,11 +238,11 @@ def large_batches() -> list[Case]:
     labels, others = (rng.integers(40, size=x).astype(np.int32) for x in (n, m))
     floats = {"anchors": rng.standard_normal((n, d)), "references": rng.standard_normal((m, d))}
     return [
-        Case(f"{n} pairs of {m}", floats, lambda place: Aligned(n, m)),
-        Case(
+        Case(f"{n} pairs of {m}", floats),
+        _Made(
             f"{n} and {m} with labels",
             {**floats, "weights": rng.random(n)},
-            lambda place: SameLabel(place(labels), place(others)),
+            make=lambda place: SameLabel(place(labels), place(others)),
         ),
     ]
 
