@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -92,15 +92,15 @@ def shared(value: T, library: str) -> T:
     return dataclasses.replace(value, **changes) if changes else value  # type: ignore[type-var]
 
 
-def widened(x: torch.Tensor, *, like: torch.Tensor | None = None) -> torch.Tensor:
+def widened(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Return a tensor cut off from the graph, in the dtype that is computed in.
 
-    That is float32 for anything narrower, else its own, or that of ``like``.
+    That is its own, or the given one, and float32 for anything narrower; integers stay.
     """
     x = x.detach()
     if not x.is_floating_point():
         return x
-    dtype = x.dtype if like is None else like.dtype
+    dtype = dtype or x.dtype
     return x.to(dtype if torch.finfo(dtype).bits >= 32 else torch.float32)
 
 
@@ -109,6 +109,20 @@ def exactly(device: torch.device) -> Any:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def numpy_named(part: object, device: torch.device) -> Iterator[None]:
+    """Say what to do where a component hands tensors of another device to NumPy."""
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:
+        if device.type == "cpu" or "to numpy" not in str(error):
+            raise
+        raise ArgumentError(
+            f"{type(part).__name__} computes with NumPy alone, and these tensors are on {device}; "
+            "move them with .cpu(), or write it with xp = coreframe.namespace(...)"
+        ) from error
 
 
 def uncompiled(function: Callable[..., T]) -> Callable[..., T]:

@@ -9,8 +9,7 @@ an input; its own n x n arrays never exist (see ``coreframe.tiles``).
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from coreframe.interop.torch.arrays import (
     as_tensor,
     component,
     exactly,
+    numpy_named,
     shared,
     uncompiled,
     widened,
@@ -169,9 +169,9 @@ class _Call:
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """Return the value, and the gradient of each tensor that wants one."""
         count = len(self.names)
-        like = as_tensor(batch.anchors)
+        dtype = as_tensor(batch.anchors).dtype
         params = {
-            name: as_array(widened(x, like=like), self.library)
+            name: as_array(widened(x, dtype), self.library)
             for name, x in zip(self.own, tensors[count:], strict=True)
         }
         fields = [_field(name, batch) for name in self.names]
@@ -234,7 +234,7 @@ class _Value(torch.autograd.Function):
         ctx: Any, call: _Call, wanted: tuple[bool, ...], *tensors: torch.Tensor
     ) -> torch.Tensor:
         device = tensors[0].device
-        with exactly(device), _numpy_only(call.loss, device):
+        with exactly(device), numpy_named(call.loss, device):
             batch = call.batch(tensors)
             value, slopes = call.run(batch, tensors, wanted)
         ctx.call, ctx.wanted, ctx.batch = call, wanted, batch if value.ndim else None
@@ -298,17 +298,3 @@ def _by_rows(
             for t, g in zip(total, slopes, strict=True)
         ]
     return total
-
-
-@contextlib.contextmanager
-def _numpy_only(loss: Loss, device: torch.device) -> Iterator[None]:
-    """Say what to do where a loss hands tensors of another device to NumPy."""
-    try:
-        yield
-    except (TypeError, RuntimeError) as error:
-        if device.type == "cpu" or "to numpy" not in str(error):
-            raise
-        raise ArgumentError(
-            f"{type(loss).__name__} computes with NumPy alone, and these tensors are on {device}; "
-            "move them with .cpu(), or write the loss with xp = coreframe.namespace(...)"
-        ) from error
