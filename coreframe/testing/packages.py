@@ -133,8 +133,9 @@ def package(name: str) -> Package:
     found = [p for p in installed if name in p.names or normalised(name) == p.distribution]
     found = found or [p for p in installed if name in (p.module, p.module.partition(".")[0])]
     if found:
-        whole = {p.distribution for p in found} | {""}
-        title = f"{found[0].distribution} {found[0].version}" if len(whole) == 2 else name
+        first = found[0]
+        whole = normalised(name) == first.distribution
+        title = f"{first.distribution} {first.version}" if whole else first.key
         return Package(title, tuple(found))
     if not is_module(name):
         known = {p.distribution for p in installed}
