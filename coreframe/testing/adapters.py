@@ -21,6 +21,7 @@ from coreframe.testing.adapter_subject import (
     out,
 )
 from coreframe.testing.checks import Check, NotApplicable, Promise, difference, promise
+from coreframe.testing.field_checks import FIELDS
 from coreframe.testing.shared import SHARED, same_bits
 
 DIRECTIONS = 50
@@ -262,6 +263,6 @@ def noise(subject: Subject) -> Iterator[str]:
                 yield f"{name} is another in a second pass {how}"
 
 
-KIT = kit.Kit(
-    "adapters", Adapter, Subject, [*SHARED, *FORM, *adapter_manners.MANNERS, *closed_forms.SOLVING]
-)
+PROMISES = [*SHARED, *FIELDS, *FORM, *adapter_manners.MANNERS, *closed_forms.SOLVING]
+
+KIT = kit.Kit("adapters", Adapter, Subject, PROMISES)

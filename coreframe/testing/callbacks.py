@@ -21,11 +21,12 @@ from coreframe.errors import MissingExtra, nearest
 from coreframe.testing import kit
 from coreframe.testing.callback_subject import CONFIG, HOOKS, Subject, follow
 from coreframe.testing.checks import Check, Promise, explain, promise
+from coreframe.testing.field_checks import FIELDS
 from coreframe.testing.shared import SHARED, same_bits
 
 ENDINGS = ("finished", "failed", "interrupted")
 
-PROMISES: list[Promise] = [*SHARED]
+PROMISES: list[Promise] = [*SHARED, *FIELDS]
 
 
 def check_callback(callback: Callback) -> list[Check]:

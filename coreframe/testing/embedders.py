@@ -33,11 +33,12 @@ from coreframe.testing.embedder_subject import (
     embed,
     fingerprint,
 )
+from coreframe.testing.field_checks import FIELDS
 from coreframe.testing.shared import SHARED
 
 SECRET = re.compile(r"(api_?key|token|secret|password)$", re.IGNORECASE)
 
-PROMISES: list[Promise] = [*SHARED]
+PROMISES: list[Promise] = [*SHARED, *FIELDS]
 
 
 def check_embedder(embedder: Embedder) -> list[Check]:

@@ -17,6 +17,7 @@ from coreframe.sampler import Sampler
 from coreframe.sampler import checked as checked_batches
 from coreframe.testing import checks, kit
 from coreframe.testing.checks import Check, NotApplicable, Promise, explain
+from coreframe.testing.field_checks import FIELDS
 from coreframe.testing.shared import SHARED
 from coreframe.trainer import fit
 
@@ -28,7 +29,7 @@ LATE = 1_000_000
 EPOCHS = (1, 2, LATE)
 ALL = [*range(1, 25), *range(LATE, LATE + 25)]
 
-PROMISES: list[Promise] = [*SHARED]
+PROMISES: list[Promise] = [*SHARED, *FIELDS]
 
 
 def check_sampler(sampler: Sampler) -> list[Check]:

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
+from coreframe import checks
 from coreframe.callbacks import About, Callback, Record, Session, Status, Tracker
 from coreframe.errors import MissingExtra
 from coreframe.testing import check_callback, report
@@ -33,6 +34,9 @@ class Patience(Callback):
     """
 
     limit: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.number(self, "limit")
 
     def on_step(self, status: Status) -> bool | None:
         return status.values.get("loss", 1.0) < self.limit
@@ -75,13 +79,13 @@ class Written(Session):
     ids=lambda x: type(x).__name__,
 )
 def test_a_right_callback_passes(callback: Callback) -> None:
-    checks = check_callback(callback)
-    assert all(checks), report([c for c in checks if not c])
+    found = check_callback(callback)
+    assert all(found), report([c for c in found if not c])
 
 
 def test_every_promise_is_tried() -> None:
     unsaid = {c.name for c in check_callback(Lines()) if not c.checked}
-    assert unsaid <= {"examples", "presets"}
+    assert unsaid <= {"examples", "presets", "fields_are_checked"}
     unsaid = {c.name for c in check_callback(Patience()) if not c.checked}
     assert unsaid <= {"examples", "presets", "extra", "closed", "in_the_folder"}
 
@@ -92,10 +96,10 @@ class NeedsATool(Lines):
 
 
 def test_a_missing_tool_is_no_broken_promise() -> None:
-    checks = check_callback(NeedsATool())
-    broken = [c for c in checks if not c and c.name != "documentation"]
+    found = check_callback(NeedsATool())
+    broken = [c for c in found if not c and c.name != "documentation"]
     assert not broken, report(broken)
-    (usable,) = (c for c in checks if c.name == "usable")
+    (usable,) = (c for c in found if c.name == "usable")
     assert usable.detail.startswith("not checked: the callback lines needs the package 'some-tool'")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from embedding_service import service
 
-from coreframe import Embedder
+from coreframe import Embedder, checks
 from coreframe.embedder import check_texts
 from coreframe.errors import EmbedderError
 from coreframe.registry import build
@@ -44,6 +44,9 @@ class Letters(Embedder):
 
     letters: int = 6
     prompt: str = ""
+
+    def __post_init__(self) -> None:
+        checks.number(self, "letters", minimum=1, integer=True)
 
     def count(self, texts: Sequence[str]) -> Any:
         check_texts(texts)
@@ -77,8 +80,8 @@ class Letters(Embedder):
     ids=lambda x: type(x).__name__,
 )  # fmt: skip
 def test_a_right_embedder_passes(embedder: Embedder) -> None:
-    checks = check_embedder(embedder)
-    assert all(checks), report([c for c in checks if not c])
+    found = check_embedder(embedder)
+    assert all(found), report([c for c in found if not c])
 
 
 def test_every_promise_is_tried() -> None:
@@ -91,14 +94,19 @@ def test_a_missing_package_is_no_broken_promise(
     monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     monkeypatch.setitem(sys.modules, target, None)
-    checks = check_embedder(build("embedders", target, model="no such model"))
-    assert all(checks), report([c for c in checks if not c])
-    (usable,) = (c for c in checks if c.name == "usable")
+    found = check_embedder(build("embedders", target, model="no such model"))
+    assert all(found), report([c for c in found if not c])
+    (usable,) = (c for c in found if c.name == "usable")
     assert usable.detail.startswith("not checked: the embedder")
     assert "pip install" in usable.detail
 
 
 # Embedders that are wrong -------------------------------------------------------------------
+
+
+class TakesAnyNumber(Letters):
+    def __post_init__(self) -> None:
+        """Nothing is looked at."""
 
 
 class Fails(Letters):
@@ -271,6 +279,7 @@ class Warns(Letters):
 @pytest.mark.parametrize(
     ("embedder", "name", "text"),
     [
+        (TakesAnyNumber(), "fields_are_checked", "letters=nan is taken without a word"),
         (Fails(), "usable", "EmbedderError: the model is lost"),
         (ReturnsFloat64(), "rows", "embed returns float64 (6, 6)"),
         (ReturnsLists(), "rows", "embed returns list"),
