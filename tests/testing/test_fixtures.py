@@ -1,4 +1,8 @@
-"""The kit in pytest: a test for each promise, and fixtures; tried by running pytest in pytest."""
+"""The kit in pytest: a test for each promise, and fixtures; tried by running pytest in pytest.
+
+In a process of its own: pytester forgets the modules that a run inside brings, and libraries in C
+do not outlive a second import.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,8 @@ COMPONENTS = """
 
 @pytest.fixture(autouse=True)
 def few_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "libraries", lambda: {"numpy": arrays.on_numpy})
+    """NumPy and the strict library, without waiting for others to load."""
+    monkeypatch.setenv("COREFRAME_PLUGINS", "-coreframe_jax,-coreframe_torch")
 
 
 @pytest.fixture
@@ -58,7 +63,7 @@ def test_each_promise_is_a_test(project: pytest.Pytester) -> None:
         test_square = suite(Square())
         """
     )
-    ran = project.runpytest_inprocess("-v", "-p", "no:cacheprovider")
+    ran = project.runpytest_subprocess("-v", "-p", "no:cacheprovider")
     count = ran.parseoutcomes()
     assert count["passed"] > 20
     assert "failed" not in count
@@ -75,7 +80,7 @@ def test_a_broken_promise_shows_what_to_fix(project: pytest.Pytester) -> None:
         test_square = suite(Square(), Square(factor=1.1))
         """
     )
-    ran = project.runpytest_inprocess("-q", "-k", "gradient")
+    ran = project.runpytest_subprocess("-q", "-k", "gradient")
     ran.assert_outcomes(passed=1, failed=1)
     ran.stdout.fnmatch_lines(
         [
@@ -103,14 +108,13 @@ def test_a_promise_alone_checks_what_it_needs(project: pytest.Pytester) -> None:
         test_raises = suite(Raises())
         """
     )
-    ran = project.runpytest_inprocess("-q", "-rs", "-k", "thread_safe")
+    ran = project.runpytest_subprocess("-q", "-rs", "-k", "thread_safe")
     ran.assert_outcomes(skipped=1)
     ran.stdout.fnmatch_lines(["*not checked: mend usable first*"])
 
 
-def test_it_runs_beside_others(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_beside_others(project: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
-    monkeypatch.setenv("COREFRAME_PLUGINS", "-coreframe_jax,-coreframe_torch")
     project.makepyfile(
         test_mine="""
         from coreframe.testing import suite
@@ -134,6 +138,7 @@ def test_fixtures(project: pytest.Pytester) -> None:
 
         def test_library(array_library):
             x = array_library(np.ones((2, 3), np.float32))
+            assert array_library.name in type(x).__module__.replace("_", "-")
             assert tuple(x.shape) == (2, 3)
 
         def test_case(batch_case):
@@ -149,9 +154,9 @@ def test_fixtures(project: pytest.Pytester) -> None:
             assert plugin_registry.find("losses", "triplet").plugin.built_in
         """
     )
-    ran = project.runpytest_inprocess("-v", "-p", "no:cacheprovider")
+    ran = project.runpytest_subprocess("-v", "-p", "no:cacheprovider")
     cases = len(arrays.ordinary_cases()) + len(arrays.edge_cases())
-    ran.assert_outcomes(passed=1 + 2 * cases + 1)
+    ran.assert_outcomes(passed=2 + cases + 2 * cases + 1)  # with two libraries
     ran.stdout.fnmatch_lines(
         ["*::test_library?numpy? PASSED*", "*::test_case?zero vectors? PASSED*"]
     )
@@ -164,20 +169,24 @@ def test_the_registry_is_strict(project: pytest.Pytester) -> None:
     (about / "entry_points.txt").write_text("[coreframe]\nacme = acme_is_not_there\n")
     project.makeconftest('pytest_plugins = ["coreframe.testing.fixtures"]')
     project.makepyfile("def test_registry(plugin_registry): pass")
-    ran = project.runpytest_inprocess("-q")
+    ran = project.runpytest_subprocess("-q")
     ran.assert_outcomes(errors=1)
     ran.stdout.fnmatch_lines(["*PluginError: plugin acme/acme 1.0 was left out: *"])
 
 
-def test_libraries_are_loaded_only_where_a_test_asks(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(arrays, "libraries", lambda: asked.append(1) or {"numpy": arrays.on_numpy})
-    project.makeconftest('pytest_plugins = ["coreframe.testing.fixtures"]')
+def test_libraries_are_loaded_only_where_a_test_asks(project: pytest.Pytester) -> None:
+    project.makeconftest(
+        """
+        from coreframe.testing import arrays
+
+        pytest_plugins = ["coreframe.testing.fixtures"]
+        arrays.libraries = None
+        """
+    )
     project.makepyfile("def test_nothing(): pass")
-    project.runpytest_inprocess("-q").assert_outcomes(passed=1)
-    assert asked == []
+    project.runpytest_subprocess("-q").assert_outcomes(passed=1)
+    project.makepyfile(test_more="def test_it(array_library): pass")
+    project.runpytest_subprocess("-q", "test_more.py").assert_outcomes(errors=1)
 
 
 # Without pytest around it ---------------------------------------------------------------------
