@@ -106,7 +106,8 @@ def ask(
     sampler: Sampler, use: Use, epoch: int = 1, *, seed: int = 0, drop_last: bool = False
 ) -> list[Any]:
     asked = {"batch_size": use.size, "seed": seed, "epoch": epoch, "drop_last": drop_last}
-    return [np.asarray(b) for b in sampler.epoch(use.pairs, **asked)]  # type: ignore[arg-type]
+    found = sampler.epoch(use.pairs, **asked)  # type: ignore[arg-type]
+    return [np.asarray(found[i]) for i in range(len(found))]  # as a run takes them
 
 
 def in_order(batches: list[Any]) -> list[int]:
@@ -170,7 +171,8 @@ def accepts(subject: Subject) -> Iterator[str]:
 def batches(subject: Subject) -> Iterator[str]:
     for use, epoch, drop in itertools.product(subject.uses, EPOCHS, (False, True)):
         asked = {"batch_size": use.size, "seed": 0, "epoch": epoch, "drop_last": drop}
-        raw = subject.sampler.epoch(use.pairs, **asked)  # type: ignore[arg-type]
+        found = subject.sampler.epoch(use.pairs, **asked)  # type: ignore[arg-type]
+        raw = [found[i] for i in range(len(found))]
         where = f"{use.where}, epoch {epoch}, drop_last={drop}"
         if any(not hasattr(batch, "dtype") for batch in raw):
             yield f"{where}: a batch is no array"

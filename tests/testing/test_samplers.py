@@ -165,6 +165,8 @@ class Drawn(Sequence[Any]):
         return len(self.batches)
 
     def __getitem__(self, place: Any) -> Any:
+        if place >= len(self):
+            raise IndexError(place)
         return self.batches[(place + self.rng.integers(100)) % len(self)]
 
 
