@@ -20,13 +20,22 @@ from coreframe.testing.kernel_inputs import OPERATIONS, Call
 from coreframe.testing.process import Footprint
 from coreframe.testing.shared import SHARED
 from coreframe.testing.standard import FUNCTIONS, OPERATORS
+from coreframe.testing.suites import Suite
 
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int8", "bool")
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 NOWHERE = "no-such-device"
 METHODS = ("missing", "asarray", "to_numpy", "synchronize", "memory")
 MEMBERS = ("name", "xp", "device", *METHODS)
-OF_FIELDS = ("form", "copies", "representation", "configuration", "documentation", "examples")
+OF_FIELDS = (
+    "form",
+    "copies",
+    "representation",
+    "configuration",
+    "presets",
+    "documentation",
+    "examples",
+)
 """Promises of dataclasses, which a backend need not be."""
 
 PROMISES: list[Promise] = []
@@ -39,7 +48,7 @@ def check_backend(backend: str | type[Backend] | Backend) -> list[Check]:
     device, or a backend itself. Takes some seconds. Where the backend cannot run on this machine,
     what needs it is not checked.
     """
-    return KIT.check(backend)
+    return list(Suite("backend", "", PROMISES, lambda: Subject(backend)).run())
 
 
 def is_backend(x: Any) -> bool:
