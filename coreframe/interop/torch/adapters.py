@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from coreframe.adapter import Adapter, ClosedForm, Pullback
 from coreframe.artefact import SIDES, Side, TrainedAdapter, load
@@ -25,6 +24,7 @@ from coreframe.interop.torch.arrays import (
     uncompiled,
     widened,
 )
+from coreframe.interop.torch.once import once
 from coreframe.interop.torch.parameters import register, registered
 from coreframe.random import stream
 
@@ -188,7 +188,7 @@ class _Map(torch.autograd.Function):
         return as_tensor(y).detach()
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
         x, *params = ctx.saved_tensors
         need_dx, *wanted = ctx.needs_input_grad[4:]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from coreframe import checks
 from coreframe.batch import Batch
@@ -29,6 +28,7 @@ from coreframe.interop.torch.arrays import (
     uncompiled,
     widened,
 )
+from coreframe.interop.torch.once import once
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.random import stream
@@ -243,7 +243,7 @@ class _Value(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, incoming: torch.Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
         count = len(ctx.dtypes)
