@@ -15,6 +15,7 @@ def coreframe_losses() -> Table:
         "local_contrastive": "coreframe_losses.local_contrastive:LocalContrastive",
         "mined": "coreframe.compose:Mined",
         "mse": "coreframe_losses.mse:MSE",
+        "nca": "coreframe_losses.nca:NCA",
         "sup_con": "coreframe_losses.sup_con:SupCon",
         "symmetric": "coreframe.compose:Symmetric",
         "triplet": "coreframe_losses.triplet:Triplet",

@@ -19,6 +19,7 @@ from coreframe.batch import Batch
 from coreframe.relation import Listed
 from coreframe.similarity import NAMES
 from coreframe_losses.info_nce import InfoNCE
+from coreframe_losses.nca import NCA
 from coreframe_losses.sup_con import SupCon
 from coreframe_losses.triplet import MODES, Triplet
 
@@ -358,6 +359,37 @@ def test_sup_con_by_autograd(library, n, d, rng):
         formula,
         rng.standard_normal((n, d)),
     )
+
+
+@pytest.mark.parametrize(("n", "d"), SIZES)
+def test_nca_by_autograd(library, n, d, rng):
+    labels = rng.integers(0, 3, n)
+    other = ~np.eye(n, dtype=bool)
+    same = (labels[:, None] == labels[None, :]) & other
+    rows = np.flatnonzero(same.any(1))
+
+    def formula(torch, x):
+        if not len(rows):
+            return (x * 0).sum()
+        z = -((x[:, None] - x[None]) ** 2).sum(-1) / 2
+        p = torch.softmax(z.masked_fill(~torch.as_tensor(other), -torch.inf), 1)
+        return -torch.log((p * torch.as_tensor(same)).sum(1)[rows]).mean()
+
+    assert_autograd(
+        library,
+        lambda x: NCA(temperature=2.0)(x, labels=labels),
+        ("anchors",),
+        formula,
+        rng.standard_normal((n, d)),
+    )
+
+
+def test_nca_keeps_its_gradient_on_well_separated_classes():
+    """1 - p is 4e-22, where p in float32 is 1 and its logarithm 0."""
+    x = np.array([[0.0], [1.0], [-7.07]], np.float32)
+    result = NCA(reduction="none")(x, labels=[0, 0, 1])
+    np.testing.assert_allclose(result.value[0], np.exp(1 - 7.07**2), rtol=1e-4)
+    assert result.grads["anchors"][0, 0] != 0
 
 
 @pytest.mark.parametrize("mode", MODES)
