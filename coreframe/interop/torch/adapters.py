@@ -161,7 +161,18 @@ def save_adapters(
         )
     dim, normalize = next(iter(kinds))
     sides = {name: m.stored() for name, m in modules.items()}
+    widths = {name: _width(sides.get(name, Side()), dim) for name in SIDES}
+    if len(set(widths.values())) > 1:
+        raise ArgumentError(
+            f"query and document would have vectors of widths {widths['query']} and "
+            f"{widths['document']}, which cannot be compared; give both sides an adapter"
+        )
     TrainedAdapter(dim, sides, normalize, similarity, base_model, notes or {}).save(folder)
+
+
+def _width(side: Side, dim: int) -> int:
+    """Return the width of what a side makes; only a full matrix changes it."""
+    return int(side.arrays["W"].shape[1]) if side.form == "linear" else dim
 
 
 class _Map(torch.autograd.Function):

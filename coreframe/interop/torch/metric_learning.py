@@ -50,7 +50,7 @@ class MetricLearningLoss(LossModule):
         """Return the value; ``arguments`` are weights, progress and rng of ``LossModule``."""
         device = embeddings.device
         if ref_emb is embeddings:
-            ref_emb = None
+            ref_emb = ref_labels = None
         if (ref_emb is None) != (ref_labels is None) and labels is not None:
             raise ArgumentError("ref_emb and ref_labels go together: give both or none")
         if indices_tuple is not None:
