@@ -26,9 +26,8 @@ from coreframe.testing.adapter_subject import (
     out,
     pairs,
 )
-from coreframe.testing.checks import NotApplicable, Promise, difference, explain, promise
+from coreframe.testing.checks import NotApplicable, Promise, difference, explain, promise, same_bits
 from coreframe.testing.growth import peak
-from coreframe.testing.shared import same_bits
 
 MANNERS: list[Promise] = []
 

@@ -20,9 +20,9 @@ from coreframe.testing.adapter_subject import (
     numbers,
     out,
 )
-from coreframe.testing.checks import Check, NotApplicable, Promise, difference, promise
+from coreframe.testing.checks import Check, NotApplicable, Promise, difference, promise, same_bits
 from coreframe.testing.field_checks import FIELDS
-from coreframe.testing.shared import SHARED, same_bits
+from coreframe.testing.shared import SHARED
 
 DIRECTIONS = 50
 

@@ -24,6 +24,9 @@ from coreframe.testing.process import restored
 
 MOST_PROBLEMS = 3  # shown for one promise; the first is nearly always enough
 NOT_CHECKED = "not checked: "
+REPEATABLE = "repeatable"
+"""What most promises need: that the same call gives the same. It is so where ``no_hidden_state``
+is kept, and where what the component remembers can be taken away before each call."""
 ARRAY_LIBRARIES = {"array_api_compat", "array_api_strict", "cupy", "jax", "numpy", "torch"}
 
 
@@ -148,6 +151,15 @@ def difference(got: Any, expected: Any, scale: float = 1e-6) -> float:
     finite = np.isfinite(expected)
     scale = max(scale, float(np.abs(expected[finite]).max(initial=0.0)))
     return float(np.abs(got[finite] - expected[finite]).max(initial=0.0)) / scale
+
+
+def same_bits(x: Any, y: Any) -> bool:
+    """Say whether two results are the same: arrays by dtype, shape and value, NaN being itself."""
+    if not isinstance(x, np.ndarray | np.generic):
+        return bool(x == y)
+    if not isinstance(y, np.ndarray | np.generic) or x.dtype != y.dtype:
+        return False
+    return np.array_equal(x, y, equal_nan=x.dtype.kind in "fc")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 ROWS, WIDTHS = (64, 256), (32, 64)
+SIDES = (64, 256)
+"""Rows, or columns, of a block of similarities."""
 LINEAR, SQUARE = 5.0, 20.0
 """How much more memory four times the rows may take: 4 and 16, and some for what is fixed."""
 
@@ -44,8 +46,8 @@ def too_fast(call: Callable[[int, int], Callable[[], Any]], *, linear: bool) -> 
     limit = LINEAR if linear else SQUARE
     if large > limit * small and large > SMALL:
         yield (
-            f"{few} rows take {size(small)}, {many} rows {size(large)}: {large / small:.0f} times "
-            f"as much for {many // few} times the rows, allowed are {limit:.0f}"
+            f"{few} rows take {size(small)}, {many} rows {size(large)}: {large / small:.1f} times "
+            f"as much for {many // few} times the rows, allowed are {limit:.1f}"
         )
     more = [max(1, took[n, wide] - took[n, narrow]) for n in ROWS]
     if more[1] > 8 * more[0] and more[1] > SMALL:

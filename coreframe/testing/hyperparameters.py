@@ -14,7 +14,7 @@ from typing import Any
 
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.scheduler import Progress, Scheduler, resolve
-from coreframe.testing.shared import same_bits
+from coreframe.testing.checks import same_bits
 
 HALFWAY = Progress(step=50, steps=100, samples=50 * 32, epoch=2)
 """Where components with scheduled numbers are checked: not at a start, which may be 0."""

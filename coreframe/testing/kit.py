@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from coreframe.errors import ArgumentTypeError
-from coreframe.testing.checks import Check, Promise
+from coreframe.testing.checks import Check, Promise, same_bits
 from coreframe.testing.process import Footprint, footprint
-from coreframe.testing.remembered import Remembered
+from coreframe.testing.remembered import Remembered, forgetful
+from coreframe.testing.suites import Suite, written
 
 
 class Subject(ABC):
@@ -29,6 +30,14 @@ class Subject(ABC):
     def footprint(self) -> Footprint:
         """What one use leaves behind in the process."""
         return footprint(lambda: self.exercise(self.component))
+
+    def forgets(self) -> bool:
+        """Go on with a component that remembers nothing; say whether it gives the same now."""
+        self.component = forgetful(self.component, self.remembered)
+        first = self.exercise(self.component)
+        self.exercise(self.component, 1)
+        again = self.exercise(self.component)
+        return all(same_bits(x, again.get(name)) for name, x in first.items())
 
     @abstractmethod
     def exercise(self, component: Any, variant: int = 0) -> Mapping[str, Any]:
@@ -51,17 +60,14 @@ class Kit:
 
     def check(self, component: Any) -> list[Check]:
         """Check all promises, in order. One that fails stops those that need it, and no other."""
+        return list(self.suite(component).run())
+
+    def suite(self, component: Any, title: str = "") -> Suite:
+        """Return the promises of a component, one by one."""
         if not isinstance(component, self.base):
             raise ArgumentTypeError(
                 f"the kit for {self.kind} takes an object of a subclass of {self.base.__name__}, "
                 f"got {component!r}" + ("; make one of it" if isinstance(component, type) else "")
             )
-        subject = self.subject(component)
-        checks: list[Check] = []
-        broken: dict[str, str] = {}  # by name of the promise: what is to be mended first
-        for promise in self.promises:
-            cause = next((broken[name] for name in promise.needs if name in broken), None)
-            checks.append(promise.left_out(cause) if cause else promise.check(subject))
-            if cause or not checks[-1]:
-                broken[promise.name] = cause or promise.name
-        return checks
+        about = written(component)
+        return Suite(title or about, about, self.promises, lambda: self.subject(component))

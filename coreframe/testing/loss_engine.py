@@ -9,14 +9,14 @@ import numpy as np
 
 from coreframe.row_loss import RowLoss
 from coreframe.testing import arrays
-from coreframe.testing.checks import NotApplicable, Promise, difference, promise
+from coreframe.testing.checks import REPEATABLE, NotApplicable, Promise, difference, promise
 from coreframe.testing.loss_subject import NUMBERS, Outcome, Subject, compare
 
 FIRST: list[Promise] = []
 """What is asked before the loss is called as a whole."""
 
 PROMISES: list[Promise] = []
-ROWS = ("row_terms_shapes", "no_hidden_state")
+ROWS = ("row_terms_shapes", REPEATABLE)
 
 
 @promise(

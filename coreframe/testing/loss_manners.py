@@ -16,10 +16,9 @@ from coreframe.loss import PairwiseLoss
 from coreframe.row_loss import RowLoss
 from coreframe.state import load_state, save_state
 from coreframe.testing import arrays
-from coreframe.testing.checks import NotApplicable, Promise, difference, explain, promise
-from coreframe.testing.growth import too_fast
+from coreframe.testing.checks import NotApplicable, Promise, difference, explain, promise, same_bits
+from coreframe.testing.growth import LINEAR, SIDES, SMALL, peak, size, too_fast
 from coreframe.testing.loss_subject import NUMBERS, Outcome, Subject, compare, has_dtype
-from coreframe.testing.shared import same_bits
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-3}
 
@@ -149,7 +148,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
     PROMISES,
     "An array whose values have changed is looked at anew.",
     fix="Keep nothing by id(array): the same memory soon holds other numbers, here and on a GPU.",
-    needs=(*NUMBERS, "inputs_are_kept"),
+    needs=(*NUMBERS, "inputs_are_kept", "no_hidden_state"),
 )
 def looks_anew(subject: Subject) -> Iterator[str]:
     rng = np.random.default_rng(21)
@@ -263,11 +262,34 @@ def threads(subject: Subject) -> Iterator[str]:
 
 @promise(
     PROMISES,
+    "row_terms takes memory with its rows and its columns, never with their square.",
+    fix="Build nothing larger than (r, m): no (r, m, m) of all pairs of a row's columns, and no "
+    "(r, r, m). Sort a row, or sum up positives and negatives one after the other.",
+    needs=("row_terms_shapes", "usable"),
+)
+def row_terms_memory(subject: Subject) -> Iterator[str]:
+    def call(rows: int, columns: int) -> Callable[[], Any]:
+        s, positive, negative = arrays.rows_of_similarities(subject.pairwise.similarity)
+        given = [np.resize(x, (rows, columns)) for x in (s, positive, negative & ~positive)]
+        return lambda: subject.row_terms(*given)
+
+    few, many = SIDES
+    for what, size_of in (("rows", lambda n: (n, few)), ("columns", lambda n: (few, n))):
+        small, large = (peak(call(*size_of(n))) for n in SIDES)
+        if large > SMALL and large > LINEAR * small:
+            yield (
+                f"{few} {what} take {size(small)}, {many} take {size(large)}: "
+                f"{large / small:.1f} times as much, allowed are {LINEAR:.1f}"
+            )
+
+
+@promise(
+    PROMISES,
     "Memory grows as it must: with the rows where there are blocks or single rows, else at most "
     "with all pairs; never with rows x rows x width.",
     fix="Do not broadcast (n, 1, d) against (1, m, d): expand |a - b|^2 to products of matrices; "
     "in row_terms build nothing larger than (r, m). A PairwiseLoss gets blocks for nothing.",
-    needs=NUMBERS,
+    needs=("usable", "accepts", "row_terms_shapes", "row_terms_memory"),
 )
 def memory(subject: Subject) -> Iterator[str]:
     loss: Any = subject.loss

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from coreframe.loss import Loss
 from coreframe.testing import kit, loss_engine, loss_manners, loss_values
-from coreframe.testing.checks import Check, Promise, difference, promise
+from coreframe.testing.checks import REPEATABLE, Check, Promise, difference, promise
 from coreframe.testing.loss_subject import Subject
 from coreframe.testing.shared import SHARED
 
@@ -65,7 +65,7 @@ def shapes(subject: Subject) -> Iterator[str]:
     "grads has the fields named in wrt and no others, and they are the same as without wrt.",
     fix="Return in grads the fields named in wrt (None: all), for example those of "
     "coreframe.result.wanted_fields(batch, wrt).",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def wrt(subject: Subject) -> Iterator[str]:
     for case in subject.cases:

@@ -16,9 +16,10 @@ from coreframe.random import stream
 from coreframe.relation import Relation
 from coreframe.testing import arrays, kit
 from coreframe.testing.arrays import Case, Place, on_numpy
+from coreframe.testing.checks import REPEATABLE
 
 KINDS = ("positives", "negatives")
-PAIRS = ("usable", "accepts", "no_hidden_state")
+PAIRS = ("usable", "accepts", REPEATABLE)
 """What must be so before the pairs mean anything."""
 
 

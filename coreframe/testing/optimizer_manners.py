@@ -13,7 +13,14 @@ import numpy as np
 from coreframe.errors import ArgumentError
 from coreframe.state import load_state, save_state
 from coreframe.testing.arrays import on_numpy
-from coreframe.testing.checks import NotApplicable, Promise, difference, promise, recorded_warnings
+from coreframe.testing.checks import (
+    REPEATABLE,
+    NotApplicable,
+    Promise,
+    difference,
+    promise,
+    recorded_warnings,
+)
 from coreframe.testing.dtypes import placed
 from coreframe.testing.growth import per_row
 from coreframe.testing.hyperparameters import unchecked, unscheduled
@@ -28,7 +35,7 @@ MOST_COPIES = 64  # of a parameter, that one update may hold at once
     PROMISES,
     "With donate=True the results have the same bits, and gradients stay as they are.",
     fix="Write only to arrays that were given up, and read each before it is overwritten.",
-    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", REPEATABLE),
 )
 def donated(subject: Subject) -> Iterator[str]:
     turns = subject.gradients()
@@ -72,7 +79,7 @@ def state_is_all(subject: Subject) -> Iterator[str]:
     PROMISES,
     "How an array lies in memory changes nothing: transposed, strided and reversed views.",
     fix="Use no flat memory and no ravel(order='K'); functions of the standard know no layout.",
-    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", REPEATABLE),
 )
 def layouts(subject: Subject) -> Iterator[str]:
     expected = everything(*subject.walk(subject.optimizer, subject.gradients()))
@@ -107,7 +114,7 @@ def layouts(subject: Subject) -> Iterator[str]:
     PROMISES,
     "Each number among its fields may follow a schedule, and is refused by name until resolved.",
     fix="Annotate it `float | Scheduler`, check it with checks.number, read it with plain in step.",
-    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", REPEATABLE),
 )
 def schedules(subject: Subject) -> Iterator[str]:
     def use(optimizer: Any) -> Mapping[str, Any]:
@@ -136,7 +143,7 @@ def fields_are_checked(subject: Subject) -> Iterator[str]:
     "step looks at no value on the host, so it runs under jax.jit.",
     fix="Replace `if`, float() and .item() on array values by xp.where: on a device each look is "
     "a wait.",
-    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state", "finite"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", REPEATABLE, "finite"),
 )
 def traceable(subject: Subject) -> Iterator[str]:
     if "jax" not in subject.places:
@@ -161,7 +168,7 @@ def traceable(subject: Subject) -> Iterator[str]:
     "No warning is raised, with gradients of zero, tiny and huge ones too.",
     fix="Guard the operation before it happens: xp.where around the argument of a division, log "
     "and sqrt, not around the result.",
-    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state", "finite"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", REPEATABLE, "finite"),
 )
 def no_warnings(subject: Subject) -> Iterator[str]:
     for factor in (1.0, 0.0, 1e-30, 1e15):
@@ -177,7 +184,7 @@ def no_warnings(subject: Subject) -> Iterator[str]:
     PROMISES,
     "The memory of an update grows as the parameter does.",
     fix="Hold no product of a parameter with itself; a matrix method works on matrices alone.",
-    needs=("usable", "slots_are_named", "inputs_are_kept", "no_hidden_state"),
+    needs=("usable", "slots_are_named", "inputs_are_kept", REPEATABLE),
 )
 def memory(subject: Subject) -> Iterator[str]:
     optimizer = subject.bare

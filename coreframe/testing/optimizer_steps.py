@@ -12,7 +12,7 @@ from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.optimizer import Rule
 from coreframe.scheduler import plain
 from coreframe.testing.arrays import on_numpy
-from coreframe.testing.checks import Promise, difference, explain, promise
+from coreframe.testing.checks import REPEATABLE, Promise, difference, explain, promise, same_bits
 from coreframe.testing.dtypes import placed
 from coreframe.testing.optimizer_subject import (
     RATE,
@@ -22,7 +22,6 @@ from coreframe.testing.optimizer_subject import (
     infinite,
     others,
 )
-from coreframe.testing.shared import same_bits
 
 PROMISES: list[Promise] = []
 
@@ -32,7 +31,7 @@ PROMISES: list[Promise] = []
     "Gradients of zero, tiny and huge ones give finite results, from the first step on.",
     fix="Add an epsilon to every denominator that starts at 0; square no more than needed, since "
     "float32 ends at 3e38.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept"),
 )
 def finite(subject: Subject) -> Iterator[str]:
     for factor in (0.0, 1e-30, 1e15):
@@ -46,7 +45,7 @@ def finite(subject: Subject) -> Iterator[str]:
     PROMISES,
     "It descends: on a parabola over each parameter, 50 small steps lower the value.",
     fix="Subtract the step: parameter - learning_rate * move.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def descends(subject: Subject) -> Iterator[str]:
     optimizer = dataclasses.replace(subject.bare, learning_rate=0.01)
@@ -65,7 +64,7 @@ def descends(subject: Subject) -> Iterator[str]:
     PROMISES,
     "A learning rate of 0 moves nothing.",
     fix="Multiply every move by the learning rate, weight decay too; a warm-up starts at 0.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def rate_of_zero(subject: Subject) -> Iterator[str]:
     optimizer = dataclasses.replace(subject.bare, learning_rate=0.0)
@@ -79,7 +78,7 @@ def rate_of_zero(subject: Subject) -> Iterator[str]:
     PROMISES,
     "It goes on for long: at call 1,000,000,000 all is finite.",
     fix="Compute powers of the count as expm1(count * log(beta)) or beta**count with beta below 1.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def late_calls(subject: Subject) -> Iterator[str]:
     turns = subject.gradients()
@@ -93,7 +92,7 @@ def late_calls(subject: Subject) -> Iterator[str]:
     PROMISES,
     "state['step'] counts the calls, and step hears the count from 1.",
     fix="Leave update to the base class, or put state['step'] + 1 into the new state.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def counts(subject: Subject) -> Iterator[str]:
     heard = []
@@ -119,7 +118,7 @@ def counts(subject: Subject) -> Iterator[str]:
     "A call that was left out leaves no trace: the next step is as large as without it.",
     fix="`count` counts calls whose step was not finite and was taken back too. What counts "
     "updates, as a bias correction does, belongs in `scalars`.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def calls_left_out(subject: Subject) -> Iterator[str]:
     optimizer = dataclasses.replace(subject.bare, learning_rate=RATE)
@@ -141,7 +140,7 @@ def calls_left_out(subject: Subject) -> Iterator[str]:
     PROMISES,
     "A parameter without a gradient stays, its slots too; the others go on as with it.",
     fix="Leave update to the base class; an own one walks over grads, and copies what is left.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def missing_gradients(subject: Subject) -> Iterator[str]:
     turns = subject.gradients(2)
@@ -164,7 +163,7 @@ def missing_gradients(subject: Subject) -> Iterator[str]:
     "Each parameter is for itself: names, order and what else there is change nothing.",
     fix="Take norms, means and counts over one parameter in step, not over all in update; use no "
     "position and no name.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def parameters_are_apart(subject: Subject) -> Iterator[str]:
     optimizer, turns = subject.bare, subject.gradients()
@@ -191,7 +190,7 @@ def parameters_are_apart(subject: Subject) -> Iterator[str]:
     PROMISES,
     "A gradient of NaN spoils its own parameter, and no other.",
     fix="As for parameters_are_apart: nothing may be shared by parameters.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def nan_stays_apart(subject: Subject) -> Iterator[str]:
     turns = subject.gradients(1)
@@ -207,7 +206,7 @@ def nan_stays_apart(subject: Subject) -> Iterator[str]:
     "Rules hold: a glob and a predicate each override the fields of what they pick.",
     fix="Leave update to the base class, which calls step of self.for_parameter(name, parameter); "
     "read the fields in step, not before.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def rules(subject: Subject) -> Iterator[str]:
     bare, turns = subject.bare, subject.gradients()
@@ -227,7 +226,7 @@ def rules(subject: Subject) -> Iterator[str]:
     PROMISES,
     "What does not belong to the parameters is refused: a state of others, a wrong gradient.",
     fix="Leave init, check and update to the base class; an own update calls self.check first.",
-    needs=("usable", "no_hidden_state", "slots_are_named", "inputs_are_kept", "finite"),
+    needs=("usable", REPEATABLE, "slots_are_named", "inputs_are_kept", "finite"),
 )
 def strangers_are_refused(subject: Subject) -> Iterator[str]:
     optimizer = subject.bare

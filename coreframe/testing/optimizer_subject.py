@@ -15,9 +15,9 @@ from coreframe.optimizer import Optimizer
 from coreframe.scheduler import resolve
 from coreframe.testing import arrays, kit
 from coreframe.testing.arrays import Place, on_numpy
+from coreframe.testing.checks import same_bits
 from coreframe.testing.dtypes import in_dtype, placed
 from coreframe.testing.hyperparameters import HALFWAY
-from coreframe.testing.shared import same_bits
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 RATE = 0.05  # large enough for float32 to show a move in all its digits

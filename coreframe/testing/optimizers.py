@@ -12,7 +12,7 @@ from coreframe.backend import to_numpy
 from coreframe.optimizer import Optimizer
 from coreframe.testing import kit, optimizer_manners, optimizer_steps
 from coreframe.testing.arrays import Place, on_numpy
-from coreframe.testing.checks import Check, Promise, difference, explain, promise
+from coreframe.testing.checks import REPEATABLE, Check, Promise, difference, explain, promise
 from coreframe.testing.dtypes import in_dtype, kind, known, placed
 from coreframe.testing.optimizer_subject import RATE, TOLERANCE, Subject, everything
 from coreframe.testing.shared import SHARED
@@ -115,7 +115,7 @@ def kinds_are_kept(subject: Subject) -> Iterator[str]:
     "All array libraries of this machine give the same moves.",
     fix="Use only functions of the array API standard, from xp = namespace(parameter=...), and "
     "create arrays with device=.",
-    needs=("usable", "kinds_are_kept", "no_hidden_state"),
+    needs=("usable", "kinds_are_kept", REPEATABLE),
 )
 def libraries(subject: Subject) -> Iterator[str]:
     optimizer = dataclasses.replace(subject.optimizer, learning_rate=RATE)

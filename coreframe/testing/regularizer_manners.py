@@ -12,6 +12,7 @@ from coreframe.backend import to_numpy
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.testing.arrays import Place
 from coreframe.testing.checks import (
+    REPEATABLE,
     NotApplicable,
     Promise,
     difference,
@@ -34,7 +35,7 @@ PROMISES: list[Promise] = []
     "Zeros, one row, rows that are alike and ids that repeat give finite results.",
     fix="Guard denominators with xp.where before dividing (not after: 0 * inf is NaN), and roots "
     "before their derivative.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def edge_cases(subject: Subject) -> Iterator[str]:
     for case in subject.edges():
@@ -49,7 +50,7 @@ def edge_cases(subject: Subject) -> Iterator[str]:
     "NaN in what it is given comes out, as NaN or as an ArgumentError.",
     fix="Drop no NaN (nansum, xp.where(isfinite)): the run leaves out a step that is not finite, "
     "and says where it came from.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def nan_comes_out(subject: Subject) -> Iterator[str]:
     for case in subject.cases:
@@ -69,7 +70,7 @@ def nan_comes_out(subject: Subject) -> Iterator[str]:
     "Batches without ids are served, or refused by an ArgumentError; ids of a wrong form too.",
     fix="Read ids with (ids or {}).get(name), which may be None, and say what is missing; check "
     "that there is one id a row.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def ids_may_be_missing(subject: Subject) -> Iterator[str]:
     subject.only("embeddings")
@@ -145,7 +146,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
     "No warning is raised, edge cases included.",
     fix="Guard the operation before it happens: xp.where around the argument of log, division and "
     "sqrt, not around the result. A warning to the user belongs in begin.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state", "edge_cases"),
+    needs=("usable", "accepts", "shapes", REPEATABLE, "edge_cases"),
 )
 def no_warnings(subject: Subject) -> Iterator[str]:
     term = subject.begun()
@@ -160,7 +161,7 @@ def no_warnings(subject: Subject) -> Iterator[str]:
     PROMISES,
     "Its memory grows as the rows or parameters do.",
     fix="Walk over blocks of rows, as coreframe.pairwise does, in place of a matrix of all pairs.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def memory(subject: Subject) -> Iterator[str]:
     def call(n: int) -> Any:
@@ -196,7 +197,7 @@ def _larger(subject: Subject, n: int) -> Case:
     "Each number among its fields may follow a schedule, and is refused by name until resolved.",
     fix="Annotate it `float | Scheduler`, check it with checks.number, call require_resolved(self) "
     "first in value_and_grad, and read it with plain.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def schedules(subject: Subject) -> Iterator[str]:
     def use(term: Any) -> Mapping[str, Any]:

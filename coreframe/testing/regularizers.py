@@ -13,7 +13,15 @@ from coreframe.backend import to_numpy
 from coreframe.regularizer import Regularizer
 from coreframe.result import LossResult
 from coreframe.testing import kit, regularizer_manners
-from coreframe.testing.checks import Check, NotApplicable, Promise, difference, explain, promise
+from coreframe.testing.checks import (
+    REPEATABLE,
+    Check,
+    NotApplicable,
+    Promise,
+    difference,
+    explain,
+    promise,
+)
 from coreframe.testing.dtypes import kind, known, placed
 from coreframe.testing.regularizer_subject import Case, Subject, placed_ids, problems, rows
 from coreframe.testing.regularizer_subject import starting_parameters as starting_parameters
@@ -90,7 +98,7 @@ def shapes(subject: Subject) -> Iterator[str]:
     "Value and gradients have the library, device and dtype of the arrays.",
     fix="Read numbers with plain(self.x), since a NumPy float64 widens float32; create arrays "
     "with dtype= and device= of the inputs; bring what is kept beside them in `begin`.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def kinds_are_kept(subject: Subject) -> Iterator[str]:
     for library, place in subject.places.items():
@@ -124,7 +132,7 @@ def kinds_are_kept(subject: Subject) -> Iterator[str]:
     "The gradient is the derivative of the value: central differences in float64 agree.",
     fix="Derive the formula again for the array named here; what grads leaves out counts as 0. "
     "One that takes its step in after_step returns gradients of 0.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def gradient(subject: Subject) -> Iterator[str]:
     if subject.proximal is not None:
@@ -167,7 +175,7 @@ def _slopes(
     OWN,
     "A proximal step goes to the minimum of the value plus |step|^2 / (2 learning rate).",
     fix="Solve learning_rate * gradient(q) + q - p = 0 for q, and return q from after_step.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def proximal_step(subject: Subject) -> Iterator[str]:
     if (case := subject.proximal) is None:
@@ -192,7 +200,7 @@ def proximal_step(subject: Subject) -> Iterator[str]:
     OWN,
     "A proximal step uses the learning rate of each parameter, and moves nothing at a rate of 0.",
     fix="Read learning_rates[name] for each name; rules of the optimizer make them differ.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def own_rates(subject: Subject) -> Iterator[str]:
     if (case := subject.proximal) is None:
@@ -234,7 +242,7 @@ def after_step(subject: Subject) -> Iterator[str]:
     OWN,
     "The order of arrays and of rows does not matter, as long as ids go with their rows.",
     fix="Use no position of a name or row: sum over rows, and find rows by their ids.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def order(subject: Subject) -> Iterator[str]:
     for case in subject.cases:
@@ -257,7 +265,7 @@ def order(subject: Subject) -> Iterator[str]:
     OWN,
     "A `strength` scales it: 0 gives 0 with gradients of 0, twice gives twice the value.",
     fix="Multiply value and gradients by plain(self.strength), and nothing else.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def strength(subject: Subject) -> Iterator[str]:
     term = subject.begun()
@@ -277,7 +285,7 @@ def strength(subject: Subject) -> Iterator[str]:
     OWN,
     "begin returns a regularizer for one run, and changes neither this one nor earlier runs.",
     fix="Return dataclasses.replace(self, center=dict(params)); set nothing on self.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state"),
+    needs=("usable", "accepts", "shapes", REPEATABLE),
 )
 def begin(subject: Subject) -> Iterator[str]:
     first = subject.begun()
@@ -306,7 +314,7 @@ def begin(subject: Subject) -> Iterator[str]:
     "All array libraries of this machine give the same result.",
     fix="Use only functions of the array API standard, from xp = namespace(...), and create "
     "arrays with device=.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state", "kinds_are_kept"),
+    needs=("usable", "accepts", "shapes", REPEATABLE, "kinds_are_kept"),
 )
 def libraries(subject: Subject) -> Iterator[str]:
     for case in subject.cases:
@@ -334,7 +342,7 @@ def libraries(subject: Subject) -> Iterator[str]:
     "It looks at no value of its arrays on the host, so it runs under jax.jit.",
     fix="Replace `if`, float() and .item() on array values by xp.where: on a device each look is "
     "a wait.",
-    needs=("usable", "accepts", "shapes", "no_hidden_state", "libraries"),
+    needs=("usable", "accepts", "shapes", REPEATABLE, "libraries"),
 )
 def traceable(subject: Subject) -> Iterator[str]:
     if "jax" not in subject.places:

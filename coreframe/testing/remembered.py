@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,40 @@ class Remembered:
                 if name not in now or not _same(now[name], was):
                     writer = type if isinstance(owner, type) else object
                     writer.__setattr__(owner, name, _refilled(x, was))
+
+
+def forgetful(component: Any, remembered: Remembered) -> Any:
+    """Return the component with no memory: before each call of a method of its own, all that it
+    remembers is taken away. So one that has a hidden state can still be checked for the rest.
+    """
+    kind = type(component)
+    own: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if _is_foreign(base.__module__):
+            own |= {name: f for name, f in vars(base).items() if isinstance(f, type(lambda: 0))}
+
+    def forgetting(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def fresh(self: Any, *given: Any, **named: Any) -> Any:
+            remembered.forget()
+            for name in vars(self).keys() - vars(component).keys():
+                object.__delattr__(self, name)
+            return method(self, *given, **named)
+
+        return fresh
+
+    body: dict[str, Any] = {name: forgetting(f) for name, f in own.items() if not _is_made(name)}
+    made: Any = type(kind)
+    body |= {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    remembered.forget()
+    twin = copy.copy(component)
+    object.__setattr__(twin, "__class__", made(kind.__name__, (kind,), body))
+    return twin
+
+
+def _is_made(name: str) -> bool:
+    """Say whether Python or the dataclass calls a method of that name, and not a user."""
+    return name.startswith("__") and name.endswith("__") and name != "__call__"
 
 
 def _called(owner: Any) -> str:

@@ -19,6 +19,7 @@ from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.scheduler import Progress, Scheduler, require_resolved, resolve
 from coreframe.testing import hyperparameters, kit
 from coreframe.testing.checks import (
+    REPEATABLE,
     Check,
     NotApplicable,
     Promise,
@@ -148,7 +149,7 @@ def _open_ended(subject: Subject) -> bool:
     "It holds its last value past the end of the run, or declares that it is endless.",
     fix="Return the last value where progress.step >= steps. One that goes on for ever on purpose "
     "has a property `endless` that returns True.",
-    needs=("usable", "defined", "no_hidden_state"),
+    needs=("usable", "defined", REPEATABLE),
 )
 def past_the_end(subject: Subject) -> Iterator[str]:
     if subject.component.endless:
@@ -229,7 +230,7 @@ def _name(value: Any) -> str:
     PROMISES,
     "Asked in any order, or from the middle on after a restart, it gives the same values.",
     fix="Compute the value from progress alone: no counter, no last value, no clock, no draw.",
-    needs=("usable", "defined", "no_hidden_state"),
+    needs=("usable", "defined", REPEATABLE),
 )
 def any_order(subject: Subject) -> Iterator[str]:
     fresh = copy.deepcopy(subject.component)
@@ -252,7 +253,7 @@ def any_order(subject: Subject) -> Iterator[str]:
     PROMISES,
     "at(step, steps) is short for the value at Progress(step=step, steps=steps).",
     fix="Write __call__ and leave at to the base class.",
-    needs=("usable", "defined", "no_hidden_state"),
+    needs=("usable", "defined", REPEATABLE),
 )
 def at_is_short(subject: Subject) -> Iterator[str]:
     for steps in RUNS:
@@ -269,7 +270,7 @@ def at_is_short(subject: Subject) -> Iterator[str]:
     "It stands in for a number: let in by a component's checks, resolved, and logged by its field.",
     fix="Subclass coreframe.Scheduler, and change neither is_coreframe_scheduler nor what "
     "dataclasses make.",
-    needs=("usable", "defined", "no_hidden_state"),
+    needs=("usable", "defined", REPEATABLE),
 )
 def in_a_component(subject: Subject) -> Iterator[str]:
     where = standing(3, RUNS[0])
@@ -339,7 +340,7 @@ def steps_are_checked(subject: Subject) -> Iterator[str]:
     PROMISES,
     "A share of the run means so many steps: 0.25 of 1000 is the same as 250.",
     fix="Read numbers of steps with coreframe.scheduler.steps_of(self, 'name', progress).",
-    needs=("usable", "defined", "no_hidden_state"),
+    needs=("usable", "defined", REPEATABLE),
 )
 def shares(subject: Subject) -> Iterator[str]:
     if not subject.steps_fields:

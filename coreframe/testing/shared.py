@@ -15,12 +15,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from coreframe import config
 from coreframe.component import NO_PRESETS, Preset
 from coreframe.errors import ConfigError
-from coreframe.testing.checks import NotApplicable, Promise, explain, promise
+from coreframe.testing.checks import NotApplicable, Promise, explain, promise, same_bits
 from coreframe.testing.docstrings import Incomplete, described, read
 from coreframe.testing.kit import Subject
 
@@ -294,15 +292,6 @@ def _others(
         if not same_bits(x, again.get(name)):
             yield f"{name} is another {when}{hint}"
             return
-
-
-def same_bits(x: Any, y: Any) -> bool:
-    """Say whether two results are the same: arrays by dtype, shape and value, NaN being itself."""
-    if not isinstance(x, np.ndarray | np.generic):
-        return bool(x == y)
-    if not isinstance(y, np.ndarray | np.generic) or x.dtype != y.dtype:
-        return False
-    return np.array_equal(x, y, equal_nan=x.dtype.kind in "fc")
 
 
 @promise(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from coreframe.errors import UnknownName, nearest
-from coreframe.testing.checks import Check, Promise
+from coreframe.testing.checks import REPEATABLE, Check, Promise
+
+STATE = "no_hidden_state"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,18 +36,39 @@ class Suite:
             promise = next(p for p in self.promises if p.name == name)
             cause = self._cause(promise)
             self._known[name] = promise.left_out(cause) if cause else promise.check(self._subject)
+            if name == STATE and not self._known[name]:
+                _ = self._forgetful  # from here on
         return self._known[name]
 
     def _cause(self, promise: Promise) -> str:
         """Return the first promise that must be mended before this one means anything, or ""."""
         names = {p.name: p for p in self.promises}
         for need in promise.needs:
-            if need in names:
+            if need == REPEATABLE:
+                if cause := self._not_repeatable(names):
+                    return cause
+            elif need in names:
                 if cause := self._cause(names[need]):
                     return cause
                 if not self.check(need):
                     return need
         return ""
+
+    def _not_repeatable(self, names: Mapping[str, Promise]) -> str:
+        """Return what hinders that the same call gives the same, or ""."""
+        if (state := names.get(STATE)) is None:
+            return ""
+        if cause := self._cause(state):
+            return cause
+        return "" if self.check(state.name) or self._forgetful else state.name
+
+    @cached_property
+    def _forgetful(self) -> bool:
+        """Whether the subject can go on with a component that remembers nothing."""
+        try:
+            return bool(self._subject.forgets())
+        except Exception:  # the promise before has told what is wrong
+            return False
 
     def run(self, only: Collection[str] = ()) -> Iterator[Check]:
         """Check all promises, or only those that are named."""
