@@ -172,6 +172,8 @@ def _name_of(requirement: str) -> str:
 def missing_package(plugin: Plugin, module: str) -> str:
     """Say where a module that a plugin could not import would come from."""
     package = module.partition(".")[0]
+    if package == "coreframe":
+        return f"this is {BUILT_IN} {VERSION}, which has no such module"
     absent = list(_absent(plugin))
     exact = [found for found in absent if normalised(package) == _name_of(found[0])]
     if not (exact or absent):

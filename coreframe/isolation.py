@@ -23,7 +23,7 @@ from coreframe.discovery import Plugin, missing_package
 from coreframe.errors import PluginError, PluginWarning
 
 SLOW_SECONDS = 5.0
-_STDOUT = 1
+_STDOUT, _STDERR = 1, 2
 
 lock = threading.RLock()
 """One for all that is done with plugins, so that no two can be taken crosswise."""
@@ -48,6 +48,7 @@ def isolated(plugin: Plugin, doing: str) -> Iterator[list[str]]:
             _named_while_slow(plugin, doing),
             _stdout_caught(printed),
             process_state.kept(changed),
+            _copies_ended(plugin, doing),
         ):
             yield deeds
     finally:
@@ -63,6 +64,22 @@ def isolated(plugin: Plugin, doing: str) -> Iterator[list[str]]:
 def _listed(names: list[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+@contextlib.contextmanager
+def _copies_ended(plugin: Plugin, doing: str) -> Iterator[None]:
+    """End a copy of the process that the block forked and that comes back from it.
+
+    It would do all that the program does a second time: print, train, write the same files.
+    """
+    process = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != process:
+            text = f"{plugin.title} forked the process while {doing}; the copy is ended"
+            os.write(_STDERR, f"warning: {text}\n".encode())
+            os._exit(0)
 
 
 # Slow ---------------------------------------------------------------------------------------
@@ -177,7 +194,7 @@ def explain(plugin: Plugin, error: BaseException) -> str:
     """Return one line for an exception, with its place inside the plugin and what would help."""
     if isinstance(error, PluginError):  # ours: it happened in no place of the plugin
         return str(error)
-    text = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+    text = f"{type(error).__name__}: {_words(error)}".removesuffix(": ")
     frames = traceback.extract_tb(error.__traceback__)
     ours = os.path.dirname(__file__) + os.sep
     foreign = [
@@ -192,3 +209,13 @@ def explain(plugin: Plugin, error: BaseException) -> str:
         own = plugin.module.partition(".")[0] == error.name.partition(".")[0]
         text += "" if own else f"; {missing_package(plugin, error.name)}"
     return text
+
+
+def _words(error: BaseException) -> str:
+    """Return the first line of what an exception says; its ``__str__`` is the plugin's too."""
+    try:
+        return next(iter(str(error).splitlines()), "")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as second:
+        return f"(its text cannot be had: {type(second).__name__})"

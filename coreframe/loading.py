@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import logging
 import os
 import re
@@ -154,6 +155,8 @@ class Loader:
             with isolated(plugin, f"in {hook}") as deeds:
                 table = ours.function(*(arguments[name] for name in ours.argnames))
                 if not isinstance(table, Mapping):
+                    if inspect.iscoroutine(table):
+                        table.close()  # or Python warns of it too
                     raise PluginError(f"{hook} must return a mapping, got {type(table).__name__}")
                 table = dict(table)
             _check_table(hook, table)

@@ -83,6 +83,17 @@ def _write_path(was: list[str]) -> None:
     sys.path[:] = was
 
 
+def _umask() -> int:
+    """Return which permissions new files lack; it can only be read by setting it."""
+    was = os.umask(0o077)
+    os.umask(was)
+    return was
+
+
+def _write_umask(was: int) -> None:
+    os.umask(was)
+
+
 def _environment() -> dict[str, str]:
     return {name: x for name, x in os.environ.items() if _VARIABLES.fullmatch(name)}
 
@@ -277,6 +288,7 @@ PARTS: tuple[Part, ...] = (
     Part("signal handlers", _signals, _write_signals),
     Part("the locale", lambda: locale.setlocale(locale.LC_ALL), _write_locale),
     Part("the working directory", _directory, _change_directory),
+    Part("the umask", _umask, _write_umask),
     Part("sys.path", lambda: list(sys.path), _write_path),
     Part("sys.stdout or sys.stderr", _streams, _write_streams, _same_streams),
     Part("sys.excepthook", lambda: sys.excepthook, _write_hook),

@@ -111,7 +111,20 @@ FAILING = {
     ),
     "base": Bad("class Odd(BaseException): pass\nraise Odd('odd')", "Odd: odd (bad_base.py:3)"),
     "recursive": Bad("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
-    "memory": Bad("raise MemoryError", "MemoryError:  (bad_memory.py:2)"),
+    "memory": Bad("raise MemoryError", "MemoryError (bad_memory.py:2)"),
+    "mute": Bad(
+        "class Mute(Exception):\n    def __str__(self): raise SystemExit(0)\nraise Mute",
+        "Mute: (its text cannot be had: SystemExit) (bad_mute.py:4)",
+    ),
+    "internal": Bad(
+        "import coreframe.was_here_once",
+        "; this is coreframe-ml 0.1.0, which has no such module",
+    ),
+    "awaited": Bad(
+        "@hookimpl\nasync def coreframe_losses(): return {}",
+        "coreframe_losses must return a mapping, got coroutine",
+        offers=False,
+    ),
     "syntax": Bad("def broken(:", "SyntaxError: invalid syntax (bad_syntax.py, line 2)"),
     "older": Bad(
         "open('imported', 'w')",
@@ -199,6 +212,7 @@ CHANGING = {
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)", "signal handlers", out=False
     ),
     "directory": Bad("import os\nos.chdir('/')", "the working directory", out=False),
+    "umask": Bad("import os\nos.umask(0o777)", "it changed the umask,", out=False),
     "path": Bad("import sys\nsys.path.insert(0, '/nowhere')", "sys.path", out=False),
     "logging": Bad(
         "import logging\nlogging.basicConfig(level=logging.DEBUG)", "it changed logging,", out=False

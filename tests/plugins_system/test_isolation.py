@@ -169,6 +169,17 @@ def test_a_slow_import_is_named_while_it_runs(tmp_path, good) -> None:
     assert states["coreframe-ml/coreframe_losses"] == "loaded"
 
 
+def test_a_copy_that_a_plugin_forks_does_not_run_the_program_again(python, tmp_path, good) -> None:
+    folder = bad_plugins.write(tmp_path / "bad", "forks", Bad("import os\nos.fork()", ""))
+    ran = python("-m", "coreframe", "list", "losses", "--json", plugins=(folder, good))
+    names = [entry["name"] for entry in json.loads(output(ran))]
+    assert {"forks", "zz_good"} <= set(names)
+    assert ran.stderr == (
+        "warning: plugin bad-forks/bad_forks 1.2 forked the process while importing; "
+        "the copy is ended\n"
+    )
+
+
 def test_metadata_is_enough_to_list(python, tmp_path, good) -> None:
     """Even where the import would end the process, which nothing can catch."""
     ends = bad_plugins.write(tmp_path / "ends", "ends", Bad("import os\nos._exit(9)", ""))
