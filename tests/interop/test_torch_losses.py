@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,15 @@ F = torch.nn.functional
 from coreframe.interop.torch import LossModule, as_array, as_tensor, torch_loss  # noqa: E402
 
 LIBRARIES = ("numpy", "torch")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: threads that wait for one another would cost more than they save."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def rows(*shape: int, seed: int = 0, dtype: Any = torch.float64) -> Any:
@@ -60,6 +69,7 @@ CALLS: dict[str, list[tuple[Any, tuple[Any, ...], dict[str, Any]]]] = {
         )
     ],
     "mse": [(loss("mse"), (A, P), {})],
+    "nca": [(loss("nca"), (A,), {"labels": LABELS})],
     "sup_con": [(loss("sup_con", temperature=0.5), (A,), {"labels": LABELS})],
     "symmetric": [(loss("symmetric", loss=loss(temperature=0.5)), (A, P, S), {})],
     "triplet": [
