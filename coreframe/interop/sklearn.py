@@ -43,13 +43,20 @@ except ImportError as error:
 
 __all__ = ["MetricEmbedder"]
 
+SPREAD = 0.5
+"""The temperature of the loss as a share of the mean squared distance of two rows ..."""
 LEARNING_RATE = 0.03
-"""Of an optimizer that is given by name. docs/interop/sklearn.md says what it was chosen on."""
+"""... and the learning rate, where none are given; docs/interop/sklearn.md says how chosen."""
 KINDS = {
     "adapter": "adapters", "learning_rate": "schedulers", "loss": "losses", "miner": "miners",
     "optimizer": "optimizers", "sampler": "samplers",
 }  # fmt: skip
 """The parameters that are components, which have parameters of their own: ``loss__temperature``."""
+DEFAULTS = {
+    "loss": (f"{registry.BUILT_IN}:nca", {}),
+    "optimizer": (f"{registry.BUILT_IN}:adam", {"learning_rate": LEARNING_RATE}),
+}
+"""What None means: ready for standardized rows. A name is the component as it is registered."""
 
 
 class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -63,13 +70,15 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     object; ``optimizer__learning_rate__peak`` goes deeper.
 
     Args:
-        loss: what is minimised. Default: nca, what nearest-neighbour classification asks for.
-            Losses by cosine want ``Normalizer()`` as the next step, since the map leaves lengths.
+        loss: what is minimised. Losses by cosine want ``Normalizer()`` as the next step, since the
+            map leaves lengths. Default: None, nca, which nearest-neighbour classification asks for,
+            with a quarter of the mean squared distance of two rows as its temperature, so that the
+            scale of X does not matter.
         miner: picks the pairs of a batch. Default: none, all pairs count.
         adapter: what is trained. Default: linear, a full matrix from the identity.
-        optimizer: moves the parameters. Default: adam.
-        learning_rate: a number, a schedule or its name. Default: None, that of an optimizer that
-            is an object, and 0.03 for one that is a name.
+        optimizer: moves the parameters. Default: None, adam with a learning rate of 0.03.
+        learning_rate: a number, a schedule or its name, in place of the optimizer's own. Default:
+            None, the optimizer's own.
         regularizers: terms beside the loss, a sequence of names and objects. Default: none.
         sampler: which rows stand in a batch together. Default: none, they are shuffled.
         side: "both", or "query" where ``fit_pairs`` shall leave the documents as they are.
@@ -112,10 +121,10 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def __init__(
         self,
         *,
-        loss: str | Loss = f"{registry.BUILT_IN}:nca",
+        loss: str | Loss | None = None,
         miner: str | Miner | None = None,
         adapter: str | Adapter = f"{registry.BUILT_IN}:linear",
-        optimizer: str | Optimizer = f"{registry.BUILT_IN}:adam",
+        optimizer: str | Optimizer | None = None,
         learning_rate: float | str | Scheduler | None = None,
         regularizers: Sequence[str | Regularizer] = (),
         sampler: str | Sampler | None = None,
@@ -186,7 +195,9 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         X, y = validate_data(self, X, y, **self._wanted(fresh))
         check_classification_targets(y)
         if (np.asarray(y) == y[0]).all():
-            raise DataError(f"y has 1 class, {y[0]!r}; a metric tells at least 2 apart")
+            raise DataError(
+                f"y has 1 class, {y[:1].tolist()[0]!r}; a metric tells at least 2 apart"
+            )
         return Pairs.labelled(X, y)
 
     def _paired(self, queries: Any, documents: Any, weights: Any, *, fresh: bool) -> Pairs:
@@ -208,6 +219,7 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Train for some epochs, and keep what the next call goes on from."""
         if fresh:
             self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+            self._temperature = SPREAD * _spread(pairs.documents)
         done = 0 if fresh else self.n_iter_
         standing = _Standing(None if fresh else self._saved, until=done + epochs)
         adapter = self._component("adapter")
@@ -231,7 +243,7 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             fit(
                 pairs,
                 adapter=adapter,
-                loss=self._component("loss"),
+                loss=self._component("loss", temperature=self._temperature),
                 miner=self._component("miner"),
                 optimizer=self._optimizer(),
                 regularizers=self.regularizers,
@@ -290,8 +302,10 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     # Components -------------------------------------------------------------------------------
 
-    def _component(self, name: str) -> Any:
+    def _component(self, name: str, **defaults: Any) -> Any:
         value = getattr(self, name)
+        if value is None and name in DEFAULTS:
+            return _built(name, None, **defaults)
         return _built(name, value) if isinstance(value, str) else value
 
     def _optimizer(self) -> Any:
@@ -330,11 +344,19 @@ class _Standing(Scope):
         """Nothing: all is saved after the last epoch."""
 
 
-def _built(name: str, value: str, **arguments: Any) -> Any:
-    """Return the registered component that a parameter names."""
-    if name == "optimizer":
-        arguments = {"learning_rate": LEARNING_RATE, **arguments}
+def _built(name: str, value: str | None, **arguments: Any) -> Any:
+    """Return the registered component that a parameter names; of None, the default, which has
+    ``arguments`` where its own defaults are others.
+    """
+    if value is None:
+        value, own = DEFAULTS[name]
+        arguments = {**own, **arguments}
     return registry.build(KINDS[name], value, **arguments)
+
+
+def _spread(x: Any) -> float:
+    """Return the mean squared distance of two rows, 1 where all are equal."""
+    return float(2 * np.sum(np.var(x, axis=0, dtype=np.float64))) or 1.0
 
 
 def _fields(prefix: str, value: Any) -> dict[str, Any]:
@@ -351,7 +373,7 @@ def _fields(prefix: str, value: Any) -> dict[str, Any]:
 def _changed(name: str, value: Any, changes: Mapping[str, Any]) -> Any:
     """Return a component, or the one of a name, with other fields; paths go to what it holds."""
     own = {key: x for key, x in changes.items() if "__" not in key}
-    if isinstance(value, str):
+    if isinstance(value, str) or (value is None and name in DEFAULTS):
         value = _built(name, value, **own)
     elif not is_dataclass(value) or isinstance(value, type):
         raise ArgumentError(f"{name} is {value!r}, which has no parameter {next(iter(changes))!r}")
