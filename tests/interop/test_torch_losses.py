@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -442,6 +443,14 @@ def test_a_loss_moves_its_parameters_back_after_each_step() -> None:
     assert (own.norm(dim=1) > 0.99).any()
 
 
+def test_parameters_on_another_device_stay_there() -> None:
+    module = LossModule(loss(learnable_scale=True)).to("meta")
+    module.project()
+    x = torch.empty(4, 3, device="meta")
+    module(x, x).backward()
+    assert module.log_scale.grad.device.type == "meta"
+
+
 def test_parameters_start_where_fit_starts_them() -> None:
     from coreframe.random import stream
 
@@ -522,6 +531,43 @@ def test_a_miner_follows_a_schedule_too() -> None:
     for step, k in ((0, 1), (4, 5)):
         want = LossModule("info_nce", miner=build("miners", "hardest", k=k))(x, y)
         torch.testing.assert_close(module(x, y, progress=Progress(step=step, steps=4)), want)
+
+
+# In programs of others --------------------------------------------------------------------------
+
+
+def test_threads_share_a_module_and_each_has_its_graph() -> None:
+    module = LossModule(loss(), miner="semi_hard")
+
+    def gradient(seed: int) -> Any:
+        x, y = rows(64, 8, seed=seed), rows(64, 8, seed=seed + 100)
+        return torch.autograd.grad(module(x, y), (x, y))
+
+    want = [gradient(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(gradient, range(8)))
+    for one, other in zip(want, got, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def in_worker(seed: int) -> tuple[float, Any]:
+    x = rows(64, 8, seed=seed)
+    value = torch_loss("info_nce", x, rows(64, 8, seed=seed + 100).detach(), miner="hardest")
+    (g,) = torch.autograd.grad(value, x)
+    return value.detach(), g
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_of_a_data_loader_compute_the_same() -> None:
+    """They are forked after our threads have run here."""
+    want = [in_worker(seed) for seed in range(4)]
+    loader = torch.utils.data.DataLoader(
+        range(4), batch_size=None, num_workers=2, collate_fn=in_worker,
+        multiprocessing_context="fork",
+    )  # fmt: skip
+    for (value, g), (other, h) in zip(want, loader, strict=True):
+        assert torch.equal(value, other)
+        assert torch.equal(g, h)
 
 
 # Batches ---------------------------------------------------------------------------------------

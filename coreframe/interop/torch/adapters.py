@@ -19,6 +19,7 @@ from coreframe.interop.torch.arrays import (
     as_array,
     as_tensor,
     component,
+    computing,
     exactly,
     numpy_named,
     uncompiled,
@@ -93,7 +94,7 @@ class AdapterModule(nn.Module):
             raise ArgumentError(
                 f"x must have width {self.dim}, as this adapter has, got {tuple(x.shape)}"
             )
-        library = self.library or ("numpy" if x.device.type == "cpu" else "torch")
+        library = computing(x, self.library)
         rows = x.reshape(-1, self.dim)
         params = registered(self, self.names)
         y: torch.Tensor = _Map.apply(

@@ -78,6 +78,11 @@ def as_array(x: torch.Tensor, library: str = "numpy") -> Array:
     return xp.from_dlpack(x)
 
 
+def computing(x: torch.Tensor, library: str | None) -> str:
+    """Return the library that computes on a tensor: the given one, or NumPy on the processor."""
+    return library or ("numpy" if x.device.type == "cpu" else "torch")
+
+
 def shared(value: T, library: str) -> T:
     """Return a batch or a relation with all its tensors as arrays of another library."""
     if library == "torch":

@@ -11,7 +11,7 @@ from torch import nn
 
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError, ArgumentTypeError
-from coreframe.interop.torch.arrays import as_array, component, uncompiled
+from coreframe.interop.torch.arrays import as_array, component, computing, uncompiled
 from coreframe.interop.torch.losses import torch_loss
 from coreframe.interop.torch.parameters import put_back, register, registered
 from coreframe.loss import Loss
@@ -142,7 +142,8 @@ class LossModule(nn.Module):
         """Move the parameters back to where the loss allows them to be, in place."""
         if self.names:
             tensors = registered(self, self.names)
-            put_back(tensors, self.loss.project({k: as_array(x) for k, x in tensors.items()}))
+            arrays = {k: as_array(x, computing(x, self.library)) for k, x in tensors.items()}
+            put_back(tensors, self.loss.project(arrays))
 
     def extra_repr(self) -> str:
         return f"{self.loss!r}" + ("" if self.miner is None else f", miner={self.miner!r}")

@@ -22,6 +22,7 @@ from coreframe.interop.torch.arrays import (
     as_array,
     as_tensor,
     component,
+    computing,
     exactly,
     numpy_named,
     shared,
@@ -111,7 +112,7 @@ def torch_loss(
         others={name: x for name, x in others.items() if x is not None},
         miner=None if miner is None else component("miners", miner, Miner),
         rng=stream(0, "mined") if rng is None else rng,
-        library=library or ("numpy" if anchors.device.type == "cpu" else "torch"),
+        library=computing(anchors, library),
         names=tuple(given),
         own=tuple(own),
     )
