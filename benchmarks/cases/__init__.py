@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.case import Case
-from benchmarks.cases import growth, labelled, optimizers, pairs, rows, search, training
+from benchmarks.cases import embedder, growth, labelled, optimizers, pairs, rows, search, training
 from benchmarks.cases.commands import COMMANDS
 
 CASES: dict[str, Callable[[bool], Case]] = {
@@ -14,6 +14,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     **rows.CASES,
     **optimizers.CASES,
     **training.CASES,
+    **embedder.CASES,
     **search.CASES,
     **growth.CASES,
 }
