@@ -109,7 +109,7 @@ class LossModule(nn.Module):
             weights=weights,
             batch=batch,
             miner=at.miner,
-            rng=self.draws(progress) if rng is None else rng,
+            rng=self.draws(progress) if rng is None and at.miner is not None else rng,
             params=registered(self, self.names),
             library=self.library,
         )

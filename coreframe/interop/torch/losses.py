@@ -111,7 +111,7 @@ def torch_loss(
         make=batch,
         others={name: x for name, x in others.items() if x is not None},
         miner=None if miner is None else component("miners", miner, Miner),
-        rng=stream(0, "mined") if rng is None else rng,
+        rng=rng,
         library=computing(anchors, library),
         names=tuple(given),
         own=tuple(own),
@@ -163,7 +163,8 @@ class _Call:
             batch = shared(self.make(*given, **others), self.library)
         if self.miner is None:
             return batch
-        return replace(batch, relation=self.miner.mine(batch, rng=self.rng))
+        rng = stream(0, "mined") if self.rng is None else self.rng
+        return replace(batch, relation=self.miner.mine(batch, rng=rng))
 
     def run(
         self, batch: Batch, tensors: tuple[torch.Tensor, ...], wanted: tuple[bool, ...]
