@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from coreframe import backend as selector
-from coreframe import registry
-from coreframe.backend import Backend, device_of, library_name, library_of
-from coreframe.batch import Batch
-from coreframe.errors import BackendUnavailable, UnknownName, nearest
-from coreframe.testing import arrays, checks, kit
+from coreframe.backend import Backend, library_name
+from coreframe.errors import BackendUnavailable
+from coreframe.testing import arrays, backend_computing, checks, kit
+from coreframe.testing.backend_subject import (
+    MEMBERS,
+    METHODS,
+    NOWHERE,
+    TOLERANCE,
+    Subject,
+    samples,
+)
 from coreframe.testing.checks import Check, NotApplicable, Promise, difference
-from coreframe.testing.kernel_inputs import OPERATIONS, Call
-from coreframe.testing.process import Footprint
 from coreframe.testing.shared import SHARED
-from coreframe.testing.standard import FUNCTIONS, OPERATORS
+from coreframe.testing.standard import FUNCTIONS
 from coreframe.testing.suites import Suite
 
-DTYPES = ("float64", "float32", "float16", "int64", "int32", "int8", "bool")
-TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
-NOWHERE = "no-such-device"
-METHODS = ("missing", "asarray", "to_numpy", "synchronize", "memory")
-MEMBERS = ("name", "xp", "device", *METHODS)
 OF_FIELDS = (
     "form",
     "copies",
@@ -54,108 +51,6 @@ def check_backend(backend: str | type[Backend] | Backend) -> list[Check]:
 def is_backend(x: Any) -> bool:
     """Say whether a class or an object has the methods of ``coreframe.Backend``."""
     return all(callable(getattr(x, name, None)) for name in METHODS)
-
-
-class Subject(kit.Subject):
-    """A backend's class, and the backend that is made of it."""
-
-    base = Backend
-
-    def __init__(self, component: str | type[Backend] | Backend) -> None:
-        self.device_text = ""
-        self.registered = ""
-        if isinstance(component, str):
-            self.registered, _, self.device_text = component.partition(":")
-            component = _class_of(self.registered)
-        super().__init__(component)
-        self.kind: Any = component if isinstance(component, type) else type(component)
-
-    @cached_property
-    def made(self) -> Any:
-        """The backend, whether it can run here or not."""
-        given = self.component
-        return given if not isinstance(given, type) else given(self.device_text)
-
-    @property
-    def backend(self) -> Any:
-        """The backend, if it can run here."""
-        if reason := self.made.missing():
-            raise NotApplicable(f"it cannot run here: {reason}")
-        return self.made
-
-    def has(self, dtype: str) -> bool:
-        """Say whether the library has a dtype: JAX has float64 only where it is switched on."""
-        wanted = getattr(self.backend.xp, dtype, None)
-        if wanted is None:
-            return False
-        try:
-            return bool(self.backend.xp.zeros(1, dtype=wanted).dtype == wanted)
-        except (TypeError, ValueError, RuntimeError):
-            return False
-
-    @cached_property
-    def floats(self) -> list[str]:
-        return [dtype for dtype in ("float64", "float32") if self.has(dtype)]
-
-    @property
-    def compiles(self) -> bool:
-        """Whether every new shape and dtype takes long, so that one dtype must do."""
-        return library_name(self.backend.xp) == "jax"
-
-    @cached_property
-    def dtypes(self) -> list[str]:
-        return [dtype for dtype in DTYPES if self.has(dtype)]
-
-    def here(self, x: Any, what: str) -> Iterator[str]:
-        """Yield a sentence if an array is of another library or device than the backend's."""
-        if not selector.is_array(x):
-            yield f"{what} is {type(x).__name__}, no array"
-        elif library_of(x) != library_name(self.backend.xp):
-            yield f"{what} is an array of {library_of(x)}"
-        elif device_of(x) != self.backend.device:
-            yield f"{what} is on the device {device_of(x)}, the backend on {self.backend.device}"
-
-    @cached_property
-    def footprint(self) -> Footprint:
-        _ = self.backend  # where it cannot run, that is no fault
-        return super().footprint
-
-    def exercise(self, component: Any, variant: int = 0) -> dict[str, Any]:
-        backend = self.backend if component is self.component else self.kind(self.device_text)
-        rng = np.random.default_rng(41 + variant)
-        x, y = (backend.asarray(rng.standard_normal((5, 3)).astype(np.float32)) for _ in range(2))
-        backend.synchronize()
-        backend.memory()
-        return {"x": backend.to_numpy(x), "x + y": backend.to_numpy(x + y)}
-
-
-def _class_of(name: str) -> type[Backend]:
-    """Return the class of a registered backend."""
-    try:
-        found: type[Backend] = registry.registry().find("backends", name).load()
-    except UnknownName:
-        known = [entry.name for entry in registry.registry().entries("backends")]
-        raise UnknownName(f"no backend is named {name!r}.{nearest(name, known)}") from None
-    return found
-
-
-def _samples(dtype: str) -> dict[str, Any]:
-    """Return NumPy arrays of one dtype in every form that memory has."""
-    rng = np.random.default_rng(42)
-    whole = rng.integers(0, 2 if dtype == "bool" else 100, (4, 6))
-    x = (whole if np.dtype(dtype).kind in "ib" else whole / 7 - 5).astype(dtype)
-    read_only = x.copy()
-    read_only.flags.writeable = False
-    return {
-        "ordinary": x,
-        "0-d": x[1, 1].reshape(()),
-        "empty": x[:0],
-        "without columns": x[:, :0],
-        "transposed": x.T,
-        "every second column": x[:, ::2],
-        "backwards": x[::-1],
-        "read-only": read_only,
-    }
 
 
 # Made and asked -----------------------------------------------------------------------------
@@ -296,7 +191,7 @@ def numbers(subject: Subject) -> Iterator[str]:
 def round_trip(subject: Subject) -> Iterator[str]:
     backend = subject.backend
     for dtype in subject.dtypes:
-        for form, x in _samples(dtype).items():
+        for form, x in samples(dtype).items():
             placed = backend.asarray(x)
             yield from subject.here(placed, f"asarray of {form} {dtype}")
             back = backend.to_numpy(placed)
@@ -316,7 +211,7 @@ def round_trip(subject: Subject) -> Iterator[str]:
 )
 def views(subject: Subject) -> Iterator[str]:
     backend, xp = subject.backend, subject.backend.xp
-    plain = _samples("float32")["ordinary"]
+    plain = samples("float32")["ordinary"]
     x = backend.asarray(plain)
     for what, got, wanted in (
         ("a slice", x[1:3, ::2], plain[1:3, ::2]),
@@ -355,7 +250,7 @@ def dtype(subject: Subject) -> Iterator[str]:
     needs=("construction",),
 )
 def other_libraries(subject: Subject) -> Iterator[str]:
-    plain = _samples("float32")["ordinary"]
+    plain = samples("float32")["ordinary"]
     for library, place in {**arrays.libraries(), "itself": subject.backend.asarray}.items():
         got = subject.backend.asarray(place(plain))
         yield from subject.here(got, f"asarray of an array of {library}")
@@ -371,7 +266,7 @@ def other_libraries(subject: Subject) -> Iterator[str]:
 )
 def inputs_are_kept(subject: Subject) -> Iterator[str]:
     backend = subject.backend
-    for form, x in _samples("float32").items():
+    for form, x in samples("float32").items():
         before, flag = x.copy(), x.flags.writeable
         placed = backend.asarray(x)
         back = backend.to_numpy(2 * placed + 1)
@@ -394,7 +289,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
 )
 def device(subject: Subject) -> Iterator[str]:
     backend, xp = subject.backend, subject.backend.xp
-    x = backend.asarray(_samples("float32")["ordinary"])
+    x = backend.asarray(samples("float32")["ordinary"])
     if problems := list(subject.here(x, "asarray(x)")):
         yield from problems
         return
@@ -433,7 +328,7 @@ def clock(subject: Subject) -> Iterator[str]:
 )
 def dlpack(subject: Subject) -> Iterator[str]:
     backend = subject.backend
-    plain = _samples("float32")["ordinary"].copy()
+    plain = samples("float32")["ordinary"].copy()
     x = backend.asarray(plain)
     if not hasattr(x, "__dlpack__") or not hasattr(backend.xp, "from_dlpack"):
         raise NotApplicable("the library has no DLPack")
@@ -448,168 +343,7 @@ def dlpack(subject: Subject) -> Iterator[str]:
         yield "xp.from_dlpack reads other values"
 
 
-# Computing ----------------------------------------------------------------------------------
-
-
-def _arguments(backend: Any, dtype: str) -> SimpleNamespace:
-    """Return what functions of the standard are called with."""
-    rng = np.random.default_rng(43)
-    x = rng.standard_normal((3, 4)).astype(dtype)
-    place: Callable[[Any], Any] = (lambda a: a) if backend is None else backend.asarray
-    return SimpleNamespace(
-        x=place(x),
-        y=place(rng.standard_normal((3, 4)).astype(dtype)),
-        p=place(np.abs(x) + np.asarray(0.5, dtype)),
-        v=place(np.sort(x[0])),
-        m=place(x > 0),
-        i=place(np.asarray([[3, 0], [1, 1], [2, 3]], np.int64)),
-        rows=place(np.asarray([2, 0, 2], np.int64)),
-        odd=place(np.asarray([[np.nan, np.inf, -np.inf, 1.0]], dtype)),
-        device=None if backend is None else backend.device,
-    )
-
-
-def agree(subject: Subject, calls: dict[str, Callable[[Any, Any], Any]]) -> Iterator[str]:
-    """Yield a sentence for each call whose result is not NumPy's."""
-    import array_api_compat.numpy as numpy_xp
-
-    for dtype in subject.floats[:1] if subject.compiles else subject.floats:
-        ours, theirs = _arguments(subject.backend, dtype), _arguments(None, dtype)
-        theirs.device = "cpu"
-        for what, call in calls.items():
-            try:
-                got = call(subject.backend.xp, ours)
-            except Exception as error:
-                yield f"{what}, {dtype}: {checks.explain(error)}"
-                continue
-            wanted = np.asarray(call(numpy_xp, theirs))
-            yield from subject.here(got, f"{what}, {dtype}")
-            back = np.asarray(subject.backend.to_numpy(got))
-            if back.shape != wanted.shape:
-                yield f"{what}, {dtype} has shape {back.shape}, expected {wanted.shape}"
-            elif back.dtype.kind != wanted.dtype.kind:
-                yield f"{what}, {dtype} returns {back.dtype}, expected {wanted.dtype}"
-            elif not np.allclose(back, wanted, TOLERANCE[dtype], TOLERANCE[dtype], equal_nan=True):
-                yield f"{what}, {dtype} has other values than NumPy"
-
-
-@checks.promise(
-    PROMISES,
-    "Every function of the standard that components use gives what NumPy's gives.",
-    fix="Wrap the function in the namespace, as array_api_compat does for others, so that it takes "
-    "the arguments of the standard.",
-    needs=("construction",),
-)
-def functions(subject: Subject) -> Iterator[str]:
-    yield from agree(subject, FUNCTIONS)
-
-
-@checks.promise(
-    PROMISES,
-    "Operators and indices give what NumPy's give, and keep the dtype beside plain numbers.",
-    fix="Let arrays have the operators of the standard; a Python number takes the array's dtype.",
-    needs=("construction",),
-)
-def operators(subject: Subject) -> Iterator[str]:
-    yield from agree(subject, OPERATORS)
-    for dtype in subject.floats:
-        x = _arguments(subject.backend, dtype).x
-        for what, got in (("x + 1", x + 1), ("2.0 * x", 2.0 * x), ("x / 3", x / 3)):
-            if got.dtype != x.dtype:
-                yield f"{what} is {got.dtype} where x is {x.dtype}"
-
-
-@checks.promise(
-    PROMISES,
-    "The core's operations run on it and give what they give on NumPy.",
-    fix="Compare the functions of the standard that the operation named here is written with.",
-    needs=("construction",),
-)
-def operations(subject: Subject) -> Iterator[str]:
-    dtype = subject.floats[0]
-    for name, (op, calls) in OPERATIONS.items():
-        call = max(filter(_is_small, calls(np.dtype(dtype))), key=_entries)
-        yield from _operation(subject, name, op.reference, call, dtype)
-
-
-def _entries(call: Call) -> int:
-    return max(x.size for x in call.args if isinstance(x, np.ndarray))
-
-
-def _is_small(call: Call) -> bool:
-    """Say whether a call tells something and is quick: some rows and columns, not thousands."""
-    return _entries(call) < 250 and all(x.size for x in call.args if isinstance(x, np.ndarray))
-
-
-def _operation(
-    subject: Subject, name: str, reference: Callable[..., Any], call: Call, dtype: str
-) -> Iterator[str]:
-    place, keywords = subject.backend.asarray, dict(call.keywords)
-    theirs = [np.array(x) if isinstance(x, np.ndarray) else x for x in call.args]
-    ours = [place(np.array(x)) if isinstance(x, np.ndarray) else x for x in call.args]
-    where = f"{name} of {call.where}, {dtype}"
-    try:
-        found = reference(*ours, **keywords)
-    except Exception as error:
-        yield f"{where}: {checks.explain(error)}"
-        return
-    wanted = reference(*theirs, **keywords)
-    found, wanted = (call.seen(x) if call.seen else x for x in (found, wanted))
-    for got, expected in zip(_parts(found), _parts(wanted), strict=True):
-        if selector.is_array(got):
-            yield from subject.here(got, where) if not call.seen else ()
-            got = subject.backend.to_numpy(got) if not call.seen else got
-        if isinstance(got, str) or np.asarray(got).dtype.kind in "bi":
-            same = np.array_equal(got, expected)
-        else:
-            same = difference(got, expected) <= TOLERANCE[dtype]
-        if not same:
-            yield f"{where} differs from NumPy's"
-
-
-def _parts(found: Any) -> tuple[Any, ...]:
-    return found if isinstance(found, tuple) else (found,)
-
-
-@checks.promise(
-    PROMISES,
-    "An adapter learns on it what it learns on NumPy: loss, gradients and optimizer, three steps.",
-    fix="Mend what the promises above name first; then compare one step with NumPy's in float64.",
-    needs=("construction",),
-)
-def training(subject: Subject) -> Iterator[str]:
-    dtype = subject.floats[0]
-    got, wanted = _learned(subject.backend, dtype), _learned(None, dtype)
-    for step, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
-        if difference(ours, theirs, 1e-3) > 10 * TOLERANCE[dtype]:
-            yield f"{dtype}: the parameters after step {step + 1} are others"
-            return
-
-
-def _learned(backend: Any, dtype: str) -> list[Any]:
-    """Return the parameters of a linear adapter after each of three steps."""
-    rng = np.random.default_rng(44)
-    place: Callable[[Any], Any] = np.asarray if backend is None else backend.asarray
-    leave: Callable[[Any], Any] = np.asarray if backend is None else backend.to_numpy
-    queries, documents = (rng.standard_normal((8, 5)).astype(dtype) for _ in range(2))
-    built = registry.build
-    adapter, loss = (
-        built("adapters", "coreframe-ml:linear"),
-        built("losses", "coreframe-ml:info_nce"),
-    )
-    optimizer = built("optimizers", "coreframe-ml:adamw", learning_rate=0.1)
-    start = adapter.init(np.random.default_rng(45), 5)
-    params = {name: place(np.asarray(x, dtype)) for name, x in start.items()}
-    state, x, y = optimizer.init(params), place(queries), place(documents)
-    found = []
-    for _ in range(3):
-        moved, pullback = adapter.forward(params, x)
-        result = loss.value_and_grad(Batch.pairs(moved, y))
-        grads, _ = pullback(result.grads["anchors"])
-        params, state = optimizer.update(params, grads, state)
-        found.append(np.concatenate([np.ravel(leave(p)) for p in params.values()]))
-    return found
-
-
+PROMISES += backend_computing.PROMISES
 PROMISES += [promise for promise in SHARED if promise.name not in OF_FIELDS]
+
 KIT = kit.Kit("backends", Backend, Subject, PROMISES)

@@ -22,7 +22,8 @@ from coreframe.regularizer import Regularizer
 from coreframe.sampler import Sampler
 from coreframe.scheduler import Scheduler
 from coreframe.testing import checks
-from coreframe.testing.backends import METHODS, is_backend
+from coreframe.testing.backend_subject import METHODS
+from coreframe.testing.backends import is_backend
 from coreframe.testing.checks import NotApplicable, Promise, Remark, explain
 from coreframe.testing.packages import Package
 

@@ -21,6 +21,7 @@ from coreframe.plugin import KINDS
 
 ROOT = Path(__file__).parents[2]
 TOP = {
+    "mkdocs.yml",
     "pyproject.toml",
     "README.md",
     "CHANGELOG.md",

@@ -14,7 +14,7 @@ import pytest
 
 from coreframe import get_backend
 from coreframe.errors import BackendUnavailable, UnknownName
-from coreframe.testing import arrays, backends, check_backend, report
+from coreframe.testing import arrays, backend_computing, backends, check_backend, report
 from coreframe.testing.standard import FUNCTIONS
 from coreframe.testing.suites import Suite
 from coreframe_numpy.backend import NumpyBackend
@@ -315,7 +315,7 @@ def test_every_call_that_is_compared_shows_something() -> None:
 
     quiet = {"zeros"}  # which is tried without rows
     for name, call in FUNCTIONS.items():
-        found = list(backends.agree(backends.Subject(Off), {name: call}))
+        found = list(backend_computing.agree(backends.Subject(Off), {name: call}))
         assert bool(found) == (name not in quiet), name
 
 
