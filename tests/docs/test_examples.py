@@ -10,6 +10,7 @@ import itertools
 import re
 import sys
 import tomllib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -135,6 +136,8 @@ def test_python_runs_from_top_to_bottom(
 ) -> None:
     for library in needs(page):
         pytest.importorskip(library)
+    if len(needs(page)) > 1:  # whole frameworks, which warn of one another
+        warnings.simplefilter("ignore")
     if "coreframe.testing" in page.read_text(encoding="utf-8"):
         # NumPy and array-api-strict say what there is to say; JAX compiles for long.
         monkeypatch.setenv("COREFRAME_PLUGINS", "-coreframe_jax,-coreframe_torch")
