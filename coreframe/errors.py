@@ -133,7 +133,17 @@ class PluginWarning(UserWarning):
 
 def with_notes(error: BaseException) -> str:
     """Return an error's text with what was noted on its way: the plugin that it comes from."""
-    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+    return "; ".join([text_of(error), *getattr(error, "__notes__", ())])
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an error says; where that is a plugin's, saying it may be an error as well."""
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as second:
+        return f"(its text cannot be had: {type(second).__name__})"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from typing import Any, TextIO, cast
 
 from coreframe import process_state
 from coreframe.discovery import Plugin, missing_package
-from coreframe.errors import PluginError, PluginWarning
+from coreframe.errors import PluginError, PluginWarning, text_of
 
 SLOW_SECONDS = 5.0
 _STDOUT, _STDERR = 1, 2
@@ -194,7 +194,8 @@ def explain(plugin: Plugin, error: BaseException) -> str:
     """Return one line for an exception, with its place inside the plugin and what would help."""
     if isinstance(error, PluginError):  # ours: it happened in no place of the plugin
         return str(error)
-    text = f"{type(error).__name__}: {_words(error)}".removesuffix(": ")
+    first = next(iter(text_of(error).splitlines()), "")
+    text = f"{type(error).__name__}: {first}".removesuffix(": ")
     frames = traceback.extract_tb(error.__traceback__)
     ours = os.path.dirname(__file__) + os.sep
     foreign = [
@@ -209,13 +210,3 @@ def explain(plugin: Plugin, error: BaseException) -> str:
         own = plugin.module.partition(".")[0] == error.name.partition(".")[0]
         text += "" if own else f"; {missing_package(plugin, error.name)}"
     return text
-
-
-def _words(error: BaseException) -> str:
-    """Return the first line of what an exception says; its ``__str__`` is the plugin's too."""
-    try:
-        return next(iter(str(error).splitlines()), "")
-    except KeyboardInterrupt:
-        raise
-    except BaseException as second:
-        return f"(its text cannot be had: {type(second).__name__})"

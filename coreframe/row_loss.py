@@ -10,7 +10,7 @@ from coreframe import checks
 from coreframe.backend import Array, Params, device_of, namespace
 from coreframe.batch import Batch
 from coreframe.dtypes import computing_dtype
-from coreframe.errors import ArgumentError
+from coreframe.errors import ArgumentError, nearest
 from coreframe.loss import Loss
 from coreframe.result import (
     REDUCTIONS,
@@ -85,6 +85,7 @@ class RowLoss(Loss):
         if "references" in self.needs:
             arrays["references"] = xp.astype(self._partners(batch), dtype, copy=False)
         losses, slopes = self.rows(arrays, batch)
+        self._check(losses, slopes, arrays)
         weights = None if batch.weights is None else xp.astype(batch.weights, dtype, copy=False)
         every = xp.ones((n,), dtype=xp.bool, device=device)
         value, factor, active = reduce_rows(losses, every, weights, self.reduction)
@@ -101,6 +102,18 @@ class RowLoss(Loss):
             grads[name] = gradient
         return LossResult(value, grads, {}, {"active": active})
 
+    def _check(self, losses: Array, slopes: Params, arrays: Params) -> None:
+        """Refuse what would be broadcast or, under a name that is none, never be used."""
+        name = type(self).__name__
+        _require_shape(f"the losses of {name}.rows", losses, arrays["anchors"].shape[:1])
+        for key, slope in slopes.items():
+            if key not in arrays:
+                raise ArgumentError(
+                    f"{name}.rows returned a derivative by {key!r}, which is none of its arrays."
+                    f"{nearest(key, arrays)}"
+                )
+            _require_shape(f"the derivative by {key} of {name}.rows", slope, arrays[key].shape)
+
     def _partners(self, batch: Batch) -> Any:
         """Return the references that stand in the anchors' rows."""
         name, n = type(self).__name__, batch.anchors.shape[0]
@@ -115,3 +128,9 @@ class RowLoss(Loss):
                 "aligned=True"
             )
         return batch.references[:n, :]
+
+
+def _require_shape(what: str, x: Array, expected: tuple[int, ...]) -> None:
+    shape = getattr(x, "shape", None)  # what is no array is refused where arrays are read
+    if shape is not None and tuple(shape) != tuple(expected):
+        raise ArgumentError(f"{what} must have the shape {tuple(expected)}, got {tuple(shape)}")

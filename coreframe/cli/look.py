@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import click
 
-from coreframe import console, registry
+from coreframe import console, isolation, registry
 from coreframe.backend import library_name
 from coreframe.component import NO_PRESETS, Preset, presets
 from coreframe.plugin import KINDS
@@ -51,10 +52,18 @@ def _fields(preset: Preset) -> str:
 @click.argument("name")
 def show(kind: str, name: str) -> None:
     """Show one component: what it is, its fields and its defaults."""
-    import inspect
-
     found = registry.registry().find(kind, name)
     component = found.load()
+    try:
+        _show(kind, found, component)
+    except Exception as error:  # by what it says of itself, in no code of its own
+        error.add_note(f"while showing {name!r}{found.origin}")
+        raise
+
+
+def _show(kind: str, found: registry.Entry, component: Any) -> None:
+    import inspect
+
     click.echo(f"{found.name}  ({kind}, {found.target}, of {found.plugin.distribution} "
                f"{found.plugin.version})\n")  # fmt: skip
     click.echo(inspect.getdoc(component) or "")
@@ -89,7 +98,10 @@ def backends(as_json: bool) -> None:
             library = None if reason else sys.modules.get(library_name(backend.xp))
             version = getattr(library, "__version__", "")
             device = "" if reason else str(backend.device)
-        except Exception as error:
-            reason, version, device = f"{type(error).__name__}: {error}", "", ""
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # one that would end the program, too: others are listed
+            reason = f"{isolation.explain(entry.plugin, error)}{entry.origin}"
+            version, device = "", ""
         rows.append((entry.name, device, version, "no" if reason else "ready", reason or ""))
     console.print_table(("backend", "device", "version", "state", "why not"), rows, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from coreframe.backend import library_of
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.relation import Listed
+from coreframe.row_loss import RowLoss
 from coreframe_losses.cosine_embedding import CosineEmbedding
 from coreframe_losses.mse import MSE
 from coreframe_losses.triplet import Triplet
@@ -230,3 +232,24 @@ A = np.ones((4, 3))
 def test_calls_that_cannot_be(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+@pytest.mark.parametrize(
+    ("losses", "slopes", "text"),
+    [
+        ((3,), {"anchor": (3, 2)}, "by 'anchor', which is none of its arrays. Did you mean 'anch"),
+        (
+            (3,),
+            {"anchors": (1, 2)},
+            "by anchors of Own.rows must have the shape (3, 2), got (1,",
+        ),
+        ((), {"anchors": (3, 2)}, "the losses of Own.rows must have the shape (3,), got ()"),
+    ],
+)
+def test_rows_that_would_be_broadcast_or_lost_are_refused(losses, slopes, text) -> None:
+    class Own(RowLoss):
+        def rows(self, arrays, batch):
+            return np.ones(losses), {name: np.ones(shape) for name, shape in slopes.items()}
+
+    with pytest.raises(ArgumentError, match=re.escape(text)):
+        Own().value_and_grad(Batch.pairs(np.ones((3, 2)), np.ones((3, 2))))

@@ -275,6 +275,10 @@ class Loss(PairwiseLoss):
         {rows}
         return similarities[:, 0] * 0, similarities * 0
 """
+MUTE = """
+        class Mute(Exception):
+            def __str__(self): raise SystemExit(0)
+        raise Mute"""
 IN_COMPONENT = {
     "import_raises": (("1 / 0", "pass", "pass"), "ZeroDivisionError: division by zero"),
     "import_exits": (("raise SystemExit(0)", "pass", "pass"), "failed: SystemExit: 0"),
@@ -283,6 +287,7 @@ IN_COMPONENT = {
     "made_exits": (("", "raise SystemExit(0)", "pass"), "failed: SystemExit: 0"),
     "trains_raises": (("", "pass", "1 / 0"), "ZeroDivisionError: division by zero"),
     "trains_exits": (("", "pass", "raise SystemExit(0)"), "failed: SystemExit: 0"),
+    "trains_mute": (("", "pass", MUTE), "failed: Mute: (its text cannot be had: SystemExit)"),
     "trains_nonsense": (("", "pass", "return None, 3"), "AttributeError"),
     "trains_shapes": (("", "pass", "return similarities, similarities[:1]"), ""),
 }
@@ -307,6 +312,29 @@ def test_a_component_that_fails_is_named(python, tmp_path, name: str) -> None:
     dashed = name.replace("_", "-")
     assert f"bad-{dashed} 1.2" in ran.stderr or f"bad-{dashed}/bad_{name} 1.2" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_what_cannot_be_shown_is_named(python, tmp_path) -> None:
+    folder = bad_plugins.write(tmp_path / "bad", "shown", Bad("", ""))
+    source = COMPONENT.format(top="", made="pass", rows="pass") + "\nLoss.__signature__ = 5\n"
+    (folder / "bad_shown_component.py").write_text(source)
+    ran = python("-m", "coreframe", "show", "losses", "shown", plugins=(folder,))
+    assert ran.returncode == 1
+    assert "; while showing 'shown' of bad-shown 1.2" in ran.stderr
+
+
+def test_a_backend_that_exits_hides_no_other(python, tmp_path) -> None:
+    """`coreframe backends` makes each, to ask whether it can run here."""
+    source = """
+    @hookimpl
+    def coreframe_backends(): return {"ends": "bad_ends:Ends"}
+    class Ends:
+        def __init__(self): raise SystemExit(0)
+    """
+    folder = bad_plugins.write(tmp_path / "bad", "ends", Bad(source, "", offers=False))
+    rows = output(python("-m", "coreframe", "backends", plugins=(folder,))).splitlines()
+    assert [row.split()[0] for row in rows[1:]][-2:] == ["torch", "ends"]
+    assert rows[-1].endswith("SystemExit: 0 (bad_ends.py:6) of bad-ends 1.2")
 
 
 def test_fit_names_the_plugin_in_the_error(python, tmp_path) -> None:
