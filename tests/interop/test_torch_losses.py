@@ -315,14 +315,18 @@ def test_autocast_does_not_reach_the_loss(dtype: Any, library: str) -> None:
 
 
 def test_a_grad_scaler_keeps_small_gradients_alive() -> None:
-    """A gradient below what float16 can hold is multiplied before it is narrowed."""
-    x, y = rows(4, 8, dtype=torch.float16), rows(4, 8, seed=1, dtype=torch.float16).detach()
-    (torch_loss("info_nce", x, y) * 1e-8).backward()
+    """Pairs far apart have gradients of 1e-8, below what float16 holds: scaled, then narrowed."""
+    x = torch.eye(4, dtype=torch.float16, requires_grad=True)
+    sharp = loss(temperature=0.05)
+    torch_loss(sharp, x, x.detach()).backward()
     assert not x.grad.any()
     x.grad = None
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    scaler.scale(torch_loss("info_nce", x, y) * 1e-8).backward()
-    assert (x.grad != 0).any()
+    scaler.scale(torch_loss(sharp, x, x.detach())).backward()
+    wide = torch.eye(4, requires_grad=True)
+    torch_loss(sharp, wide, wide.detach()).backward()
+    assert wide.grad.any()
+    torch.testing.assert_close(x.grad.float() / 2**16, wide.grad, rtol=1e-2, atol=1e-12)
 
 
 def test_a_grad_scaler_makes_the_plain_step() -> None:
