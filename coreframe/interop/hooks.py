@@ -37,9 +37,15 @@ class FollowedLosses:
                     f"a loss must be a torch module, got {module!r}; give the "
                     "coreframe.interop.torch.LossModule, or the module that holds it"
                 )
-        named = [pair for module in modules for pair in module.named_modules()]
+        named = [
+            (f"{i}.{name}" if len(modules) > 1 else name, part)
+            for i, module in enumerate(modules)
+            for name, part in module.named_modules()
+        ]
         self._losses = {
-            id(part): (name, part) for name, part in named if isinstance(part, LossModule)
+            id(part): (name.strip("."), part)
+            for name, part in named
+            if isinstance(part, LossModule)
         }
         if not self._losses:
             names = ", ".join(type(module).__name__ for module in modules) or "nothing"
@@ -61,7 +67,8 @@ class FollowedLosses:
     def values(self) -> dict[str, float]:
         """Return the scheduled numbers as they are now, as ``loss.temperature`` and ``miner.k``.
 
-        With several losses, the place of each module stands before.
+        With several losses, the place of each stands before: its number, where several modules
+        were given, and its name inside of the module.
         """
         found: dict[str, float] = {}
         for name, module in self._losses.values():

