@@ -160,6 +160,11 @@ def _nothing_learned(evidence: Evidence, g: Gain, metric: str) -> str:
 def _not_proven(evidence: Evidence, settings: GateSettings, g: Gain, independent: int) -> str:
     metric, minimum = settings.metric, settings.minimum_gain
     queries, changed = len(evidence.groups), g.better + g.worse
+    if g.low > minimum:  # by the interval alone it would pass
+        return (
+            f"only {changed} of {queries} test queries changed, and chance alone does as much in "
+            f"{g.p:.0%} of all cases: hold out more of them"
+        )
     if g.base >= SATURATED:
         return _saturated(g, metric)
     if minimum > 0 and g.low > 0:
@@ -171,11 +176,6 @@ def _not_proven(evidence: Evidence, settings: GateSettings, g: Gain, independent
         return (
             "it makes unseen queries worse: it learned by heart, or the pairs contradict each "
             "other; train less, or look at the worst queries"
-        )
-    if g.low > minimum:  # by the interval alone it would pass
-        return (
-            f"only {changed} of {queries} test queries changed, and chance alone does as much in "
-            f"{g.p:.0%} of all cases: hold out more of them"
         )
     if evidence.train_queries < FEW_PAIRS:
         return (
