@@ -46,7 +46,9 @@ __all__ = ["MetricEmbedder"]
 SPREAD = 0.5
 """The temperature of the loss as a share of the mean squared distance of two rows ..."""
 LEARNING_RATE = 0.03
-"""... and the learning rate, where none are given; docs/interop/sklearn.md says how chosen."""
+PULL = 0.01
+"""... the learning rate, and the pull to the features as they are, where none are given;
+docs/interop/sklearn.md says how they were chosen."""
 KINDS = {
     "adapter": "adapters", "learning_rate": "schedulers", "loss": "losses", "miner": "miners",
     "optimizer": "optimizers", "sampler": "samplers",
@@ -72,14 +74,15 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     Args:
         loss: what is minimised. Losses by cosine want ``Normalizer()`` as the next step, since the
             map leaves lengths. Default: None, nca, which nearest-neighbour classification asks for,
-            with a quarter of the mean squared distance of two rows as its temperature, so that the
+            with half of the mean squared distance of two rows as its temperature, so that the
             scale of X does not matter.
         miner: picks the pairs of a batch. Default: none, all pairs count.
         adapter: what is trained. Default: linear, a full matrix from the identity.
         optimizer: moves the parameters. Default: None, adam with a learning rate of 0.03.
         learning_rate: a number, a schedule or its name, in place of the optimizer's own. Default:
             None, the optimizer's own.
-        regularizers: terms beside the loss, a sequence of names and objects. Default: none.
+        regularizers: terms beside the loss, a sequence of names and objects. Default: None, l2
+            with a strength of 0.01 toward the features as they are.
         sampler: which rows stand in a batch together. Default: none, they are shuffled.
         side: "both", or "query" where ``fit_pairs`` shall leave the documents as they are.
             Default: both, which labelled rows need.
@@ -126,7 +129,7 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         adapter: str | Adapter = f"{registry.BUILT_IN}:linear",
         optimizer: str | Optimizer | None = None,
         learning_rate: float | str | Scheduler | None = None,
-        regularizers: Sequence[str | Regularizer] = (),
+        regularizers: Sequence[str | Regularizer] | None = None,
         sampler: str | Sampler | None = None,
         side: str = "both",
         epochs: int = 30,
@@ -246,7 +249,7 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 loss=self._component("loss", temperature=self._temperature),
                 miner=self._component("miner"),
                 optimizer=self._optimizer(),
-                regularizers=self.regularizers,
+                regularizers=self._regularizers(),
                 sampler=self._component("sampler"),
                 side=self.side,
                 epochs=epochs,
@@ -311,6 +314,11 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _optimizer(self) -> Any:
         optimizer, rate = self._component("optimizer"), self._component("learning_rate")
         return optimizer if rate is None else replace(optimizer, learning_rate=rate)
+
+    def _regularizers(self) -> Sequence[Any]:
+        if self.regularizers is None:
+            return [registry.build("regularizers", f"{registry.BUILT_IN}:l2", strength=PULL)]
+        return self.regularizers
 
 
 class _Standing(Scope):

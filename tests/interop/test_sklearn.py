@@ -69,20 +69,17 @@ LOADERS = {"digits": load_digits, "wine": load_wine, "cancer": load_breast_cance
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_it_is_as_good_as_nca(name):
-    """A tenth of a percent of the rows may be worse; docs/interop/sklearn.md has all of digits."""
+    """Learned from a third, asked about two, for time's sake; the example has the usual folds."""
     X, y = LOADERS[name](return_X_y=True)
-    X, y = X[:600], y[:600]
-    folds = [
-        f for s in (0, 1) for f in StratifiedKFold(3, shuffle=True, random_state=s).split(X, y)
-    ]
+    folds = StratifiedKFold(3, shuffle=True, random_state=0).split(X, y)
+    folds = [(third, rest) for rest, third in folds]
 
     def accuracy(embedder):
         model = make_pipeline(StandardScaler(), embedder, KNeighborsClassifier())
         return cross_val_score(model, X, y, cv=folds).mean()
 
     ours = accuracy(MetricEmbedder(random_state=0))
-    theirs = accuracy(NeighborhoodComponentsAnalysis(random_state=0, max_iter=20))
-    assert ours >= theirs - 0.001
+    assert ours >= accuracy(NeighborhoodComponentsAnalysis(random_state=0))
 
 
 def test_equal_seeds_are_equal_runs(iris):
@@ -191,7 +188,7 @@ def test_pairs(pairs, side):
     embedder = MetricEmbedder(side=side, random_state=0)
     embedder.fit_pairs(queries[:150], documents[:150])
     moved = embedder.transform(documents) if side == "both" else documents
-    assert found(embedder.transform(queries), moved) > found(queries, documents) + 0.2
+    assert found(embedder.transform(queries), moved) > found(queries, documents) + 0.1
     again = clone(embedder)
     for _ in range(30):
         again.partial_fit_pairs(queries[:150], documents[:150])
@@ -238,7 +235,9 @@ class Theirs(PairwiseLoss):
         {"loss": InfoNCE(learnable_scale=True)},
         {"adapter": LowRank(rank=2)},
         {"optimizer": "sgd", "learning_rate": WarmupCosine(peak=0.1)},
-        {"optimizer": Adam(learning_rate=0.1), "regularizers": ["l2"]},
+        {"optimizer": Adam(learning_rate=0.1)},
+        {"regularizers": ["l2"]},
+        {"regularizers": ()},
         {"sampler": "m_per_class", "batch_size": 12},
         {"max_grad_norm": 0.1},
     ],
