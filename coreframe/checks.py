@@ -1,7 +1,7 @@
 """Checks at the boundary: what a public function asks of its arguments, each stated once.
 
 Every message names the argument, what came, and what was expected. Numbers may also be
-schedulers, which are checked when they are resolved.
+schedulers, which are checked when they are resolved, or numbers that JAX traces.
 """
 
 from __future__ import annotations
@@ -11,13 +11,22 @@ import numbers
 import os
 from collections.abc import Sequence
 
-from coreframe.backend import Array, device_of, namespace, on_host
+from coreframe.backend import Array, device_of, is_array, namespace, on_host
 from coreframe.dtypes import is_floating
 from coreframe.errors import ArgumentError, ArgumentTypeError, nearest
 from coreframe.lazy import blocks, is_large
 from coreframe.ops import op
 
-__all__ = ["choice", "embeddings", "flag", "is_scheduler", "number", "vector", "visible"]
+__all__ = [
+    "choice",
+    "embeddings",
+    "flag",
+    "is_scheduler",
+    "is_traced",
+    "number",
+    "vector",
+    "visible",
+]
 
 
 def number(
@@ -37,6 +46,8 @@ def number(
     where = f"{type(owner).__name__}.{name}"
     wanted = numbers.Integral if integer else numbers.Real
     if isinstance(given, bool) or not isinstance(given, wanted):
+        if is_traced(given):
+            return
         kind = "an integer" if integer else "a number"
         raise ArgumentTypeError(f"{where} must be {kind}, got {given!r}")
     value = float(given)
@@ -78,6 +89,11 @@ def choice(owner: object, name: str, options: Sequence[str]) -> None:
 def is_scheduler(value: object) -> bool:
     """Say whether a field holds a scheduler (marked, so that nothing need be imported here)."""
     return getattr(value, "is_coreframe_scheduler", False) is True
+
+
+def is_traced(value: object) -> bool:
+    """Say whether a field holds a number that JAX traces, whose value nobody can look at."""
+    return is_array(value) and device_of(value) is None
 
 
 def embeddings(name: str, x: Array, *, width: int | None = None, ndim: int = 2) -> Array:

@@ -162,7 +162,7 @@ class WeightedSum(Loss):
         if unknown := set(self.weights) - set(self.losses):
             raise ArgumentError(f"WeightedSum.weights names {sorted(unknown)}, which are no losses")
         for name, weight in self.weights.items():
-            if checks.is_scheduler(weight):
+            if checks.is_scheduler(weight) or checks.is_traced(weight):
                 continue
             if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
                 raise ArgumentTypeError(

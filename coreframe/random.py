@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from coreframe.backend import Array, namespace
+from coreframe.backend import Array, is_array, library_of, namespace
 from coreframe.errors import ArgumentTypeError
 
 __all__ = ["gumbel", "stream"]
@@ -57,7 +57,10 @@ def fresh_seeds(rng: Any) -> tuple[int, int]:
             "rng must be a numpy.random.Generator, such as coreframe.random.stream(seed, name), "
             f"got {rng!r}"
         )
-    return int(rng.integers(1 << 31)), int(rng.integers(1 << 31))
+    first, second = rng.integers(1 << 31), rng.integers(1 << 31)
+    # Seeds that a key of JAX gives stay on the device: see coreframe.interop.jax.
+    stays = is_array(first) and library_of(first) != "numpy"
+    return (first, second) if stays else (int(first), int(second))
 
 
 def _mix(x: Array, xp: Any) -> Array:

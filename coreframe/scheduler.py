@@ -249,17 +249,24 @@ def resolve(component: T, progress: Progress) -> T:
     Walks fields, tuples and mappings, nested components included. Returns the very same object
     when nothing is scheduled; else a copy, which is validated again. Integer fields round half up.
     """
-    return _resolve(component, progress, top=True)  # type: ignore[no-any-return]
+    return resolve_by(component, lambda scheduler: scheduler(progress))
 
 
-def _resolve(value: Any, progress: Progress, *, top: bool = False, of: Any = None) -> Any:
+def resolve_by(component: T, value_of: Callable[[Scheduler], Any]) -> T:
+    """Return the component with ``value_of(scheduler)`` in place of each scheduler."""
+    return _resolve(component, value_of, top=True)  # type: ignore[no-any-return]
+
+
+def _resolve(
+    value: Any, value_of: Callable[[Scheduler], Any], *, top: bool = False, of: Any = None
+) -> Any:
     """Resolve a component (``top``) or what it holds; ``of`` is the type that its field names."""
     if type(value) in _PLAIN:  # most fields, at every step
         return value
     if isinstance(value, Scheduler):
         if top:
             return value
-        found = value(progress)
+        found = value_of(value)
         # What is no number, as a curriculum's stage, is left to the field's own check.
         rounds = isinstance(found, numbers.Real) and _is_integer(of)
         return math.floor(found + 0.5) if rounds else found
@@ -267,15 +274,15 @@ def _resolve(value: Any, progress: Progress, *, top: bool = False, of: Any = Non
         changes = {}
         for f in dataclasses.fields(value):
             old = getattr(value, f.name)
-            new = _resolve(old, progress, of=f.type)
+            new = _resolve(old, value_of, of=f.type)
             if new is not old:
                 changes[f.name] = new
         return dataclasses.replace(value, **changes) if changes else value
     if isinstance(value, Mapping):
-        mapped = {key: _resolve(item, progress) for key, item in value.items()}
+        mapped = {key: _resolve(item, value_of) for key, item in value.items()}
         return mapped if any(mapped[key] is not value[key] for key in value) else value
     if isinstance(value, tuple):
-        items = tuple(_resolve(item, progress) for item in value)
+        items = tuple(_resolve(item, value_of) for item in value)
         same = all(a is b for a, b in zip(items, value, strict=True))
         return value if same else items
     return value
@@ -285,9 +292,14 @@ _PLAIN = frozenset({float, int, bool, str, type(None)})
 
 
 def plain(value: float | Scheduler) -> float:
-    """Return a hyperparameter as the number that it is in a resolved component."""
+    """Return a hyperparameter as the number that it is in a resolved component.
+
+    A number that JAX traces stays what it is.
+    """
     if isinstance(value, Scheduler):
         raise ArgumentTypeError(f"{value!r} is scheduled; call coreframe.resolve first")
+    if type(value) not in _PLAIN and checks.is_traced(value):
+        return value
     return float(value)  # a NumPy float64 would widen float32 arrays
 
 
