@@ -6,6 +6,7 @@ SentenceTransformerTrainer(model=model, train_dataset=data, loss=loss).train()
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -31,6 +32,8 @@ from coreframe.relation import Aligned
 
 __all__ = ["SentenceTransformerLoss"]
 
+_log = logging.getLogger(__name__)
+
 Features = Mapping[str, Any]
 """The tokens of one column of texts, as the trainer makes them."""
 
@@ -47,7 +50,9 @@ class SentenceTransformerLoss(nn.Module):
         (anchor, positive, negative, ...)   pairs; the negatives of all rows are candidates for each
                                             anchor, or triplets for a loss that reads these
         (text, label)                       classes
-        (a, b, label)                       pairs, each similar (1) or not (0 or -1)
+        (a, b, label)                       pairs, each similar (1) or not (0 or -1); a loss that
+                                            needs a positive for each anchor, as InfoNCE does, or
+                                            reads triplets does not read it, and a warning is logged
         (a, b, score)                       graded pairs, for a loss that reads ``scores``
 
     Args:
@@ -97,7 +102,7 @@ class SentenceTransformerLoss(nn.Module):
         library: str | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(model, nn.Module):
+        if not callable(model):
             raise ArgumentTypeError(f"model must be a SentenceTransformer, got {model!r}")
         if negatives not in ("shared", "own"):
             raise ArgumentError(f"negatives must be 'shared' or 'own', got {negatives!r}")
@@ -118,6 +123,7 @@ class SentenceTransformerLoss(nn.Module):
             library=library,
         )
         self.mini_batch_size, self.negatives, self.batch = mini_batch_size, negatives, batch
+        self._told = False
 
     def forward(
         self, sentence_features: Iterable[Features], labels: torch.Tensor | None = None
@@ -180,18 +186,22 @@ class SentenceTransformerLoss(nn.Module):
             return {}
         if count == 1:
             return {"labels": labels}
+        if count == 2 and _any(loss, lambda part: "scores" in part.needs):
+            return {"labels": labels, "batch": _graded}
+        if _any(loss, _compares_pairs):
+            if not self._told:
+                _log.warning(
+                    "%s does not read the labels of pairs and triplets, as little as "
+                    "MultipleNegativesRankingLoss does; for pairs that are similar or not take "
+                    "'contrastive' or 'cosine_embedding'",
+                    name,
+                )
+            self._told = True
+            return {}
         if count > 2:
             raise ArgumentError(
                 f"{name} got {count} columns of texts and labels, and there is no one way to read "
                 "them; remove the column of labels, or give batch= a function that makes the batch"
-            )
-        if _reads(loss, "scores"):
-            return {"labels": labels, "batch": _graded}
-        if getattr(loss, "needs_positive", False):
-            raise ArgumentError(
-                f"{name} needs a positive for each anchor, and labelled pairs have none where they "
-                "are dissimilar; remove the column of labels, or take a loss of labelled pairs, "
-                "such as 'contrastive' or 'cosine_embedding'"
             )
         return {"labels": _similar(labels, name), "batch": Batch.labelled_pairs}
 
@@ -260,13 +270,18 @@ def _similar(labels: torch.Tensor, name: str) -> torch.Tensor:
     return labels.long()
 
 
-def _reads(part: Any, field: str) -> bool:
-    """Whether a loss, or one inside of it, names a field of the batch in its needs."""
-    if isinstance(part, Loss) and field in part.needs:
+def _compares_pairs(loss: Loss) -> bool:
+    """Whether a loss has use for a positive and negatives of each anchor alone."""
+    return loss.reads_triplets or bool(getattr(loss, "needs_positive", False))
+
+
+def _any(part: Any, test: Callable[[Loss], bool]) -> bool:
+    """Whether a test holds of a loss, or of one inside of it."""
+    if isinstance(part, Loss) and test(part):
         return True
     if isinstance(part, Mapping):
-        return any(_reads(x, field) for x in part.values())
-    return is_dataclass(part) and any(_reads(getattr(part, f.name), field) for f in fields(part))
+        return any(_any(x, test) for x in part.values())
+    return is_dataclass(part) and any(_any(getattr(part, f.name), test) for f in fields(part))
 
 
 def _width(model: Any) -> int | None:

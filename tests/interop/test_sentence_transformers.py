@@ -93,6 +93,34 @@ def test_multiple_negatives_ranking(model: Any, columns: int, parts: int | None)
     assert_same(stepped(model, loss, batch), want)
 
 
+@pytest.mark.parametrize("columns", [2, 3])
+def test_labels_beside_pairs_are_not_read_and_it_is_said(
+    model: Any, columns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch, labels = tokens(model, columns), torch.zeros(6, dtype=torch.long)
+    want = stepped(model, theirs.MultipleNegativesRankingLoss(model), batch, labels)
+    for loss in (OURS, cf.Symmetric(loss=OURS), cf.WeightedSum(losses={"only": OURS})):
+        caplog.clear()
+        ours = SentenceTransformerLoss(model, loss)
+        got = [stepped(model, ours, batch, labels) for _ in range(2)]
+        assert got[0][0] > 0.1
+        if not isinstance(loss, cf.Symmetric):
+            assert_same(got[1], want)
+        assert caplog.text.count("does not read the labels of pairs") == 1
+
+
+def test_models_that_are_functions() -> None:
+    """As in their own tests: anything that returns a sentence_embedding."""
+
+    def echo(features: dict[str, Any]) -> dict[str, Any]:
+        return {"sentence_embedding": features["x"] * 2}
+
+    x, y = torch.rand(4, 3), torch.rand(4, 3)
+    loss = SentenceTransformerLoss(echo, "info_nce")
+    want = cf.build("losses", "info_nce")(x.numpy(), y.numpy()).value
+    assert float(loss([{"x": x}, {"x": y}])) == pytest.approx(float(want), rel=1e-5)
+
+
 def test_both_directions(model: Any) -> None:
     batch = tokens(model, 2)
     directions = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
@@ -269,8 +297,7 @@ def test_errors_of_arguments(model: Any) -> None:
     [
         ("info_nce", 0, None, "no column of texts"),
         ("info_nce", 1, None, "one column of texts and no labels"),
-        ("info_nce", 3, [0, 1, 1, 0, 1, 0], "3 columns of texts and labels"),
-        ("info_nce", 2, [0, 1, 1, 0, 1, 0], "needs a positive for each anchor"),
+        ("contrastive", 3, [0, 1, 1, 0, 1, 0], "3 columns of texts and labels"),
         ("contrastive", 2, [0.2, 1.0, 1.0, 0.0, 1.0, 0.0], "labels between"),
     ],
 )
