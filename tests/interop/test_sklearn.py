@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import sys
 import tracemalloc
 from dataclasses import dataclass
 
@@ -24,7 +26,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import coreframe
-from coreframe import PairwiseLoss
+from coreframe import Callback, PairwiseLoss
+from coreframe.errors import MissingExtra
 from coreframe.interop.sklearn import LEARNING_RATE, MetricEmbedder
 from coreframe_adapters.low_rank import LowRank
 from coreframe_losses.info_nce import InfoNCE
@@ -163,6 +166,21 @@ def test_a_failed_call_changes_nothing(iris):
     np.testing.assert_array_equal(
         embedder.partial_fit(X, y).components_, untouched.partial_fit(X, y).components_
     )
+
+
+class Stop(Callback):
+    """Ends a run after its first step."""
+
+    def on_step(self, status):
+        return True
+
+
+def test_a_callback_ends_a_call_and_not_the_estimator(iris):
+    embedder = MetricEmbedder(batch_size=32, random_state=0, callbacks=[Stop()]).fit(*iris)
+    assert embedder.n_iter_ == 1
+    before = embedder.components_
+    assert not np.array_equal(embedder.partial_fit(*iris).components_, before)
+    assert embedder.n_iter_ == 2
 
 
 # Pairs ------------------------------------------------------------------------------------------
@@ -311,6 +329,13 @@ def test_wrong_data(iris):
         MetricEmbedder().fit_pairs(X[:5], X[:4])
     with pytest.raises(ValueError, match="side='both'"):
         MetricEmbedder(side="query").fit(X, y)
+
+
+def test_without_scikit_learn(monkeypatch):
+    monkeypatch.delitem(sys.modules, "coreframe.interop.sklearn")
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(MissingExtra, match=r"coreframe-ml\[sklearn\]"):
+        importlib.import_module("coreframe.interop.sklearn")
 
 
 # In its surroundings ----------------------------------------------------------------------------
