@@ -95,7 +95,7 @@ def test_a_table_is_taken(write_plugin) -> None:
         ),
         ("@hookimpl\ndef coreframe_losses(name): return {}", "PluginValidationError"),
         ("import sys\nsys.exit(3)", "SystemExit: 3 (acme.py:3)"),
-        ("raise RuntimeError", "RuntimeError:  (acme.py:2)"),
+        ("raise RuntimeError", "RuntimeError (acme.py:2)"),
         ("def broken(:", "SyntaxError: invalid syntax (acme.py, line 2)"),
     ],
 )
