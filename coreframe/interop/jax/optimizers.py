@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from coreframe.errors import ArgumentError, MissingExtra
 from coreframe.interop.jax.schedules import schedule
@@ -86,7 +87,10 @@ def gradient_transformation(
         state = own.init(named)
         return OptimizerState(
             jnp.zeros((), jnp.int32),
-            {slot: tree.unflatten([state[f"{slot}/{name}"] for name in named]) for slot in slots},
+            {
+                slot: tree.unflatten([_unbound(state[f"{slot}/{name}"]) for name in named])
+                for slot in slots
+            },
         )
 
     def update(
@@ -123,6 +127,14 @@ def _flat(tree: Any) -> tuple[dict[str, jax.Array], Any]:
     if len(named) != len(paths):
         raise ArgumentError("two parameters have one name, joined by dots; rename one of them")
     return named, structure
+
+
+def _unbound(x: jax.Array) -> jax.Array:
+    """Return a single number free to go where the parameters are.
+
+    One that is bound to a device would make ``jit`` compile the first update for itself.
+    """
+    return x if x.ndim or isinstance(x, jax.core.Tracer) else jnp.asarray(np.asarray(x))
 
 
 def _widened(x: jax.Array) -> jax.Array:
