@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from coreframe import registry
 from coreframe.adapter import Adapter, Pullback
 from coreframe.backend import Array, Params, namespace
 from coreframe.batch import Batch
 from coreframe.cached import cached
 from coreframe.compose import under
-from coreframe.errors import ArgumentError
-from coreframe.loss import Loss
+from coreframe.errors import ArgumentError, ArgumentTypeError
+from coreframe.loss import Loss, LossResult
 from coreframe.miner import Miner
 from coreframe.random import stream
 from coreframe.regularizer import Regularizer
+from coreframe.relation import Relation
 from coreframe.scheduler import Progress, resolve
 
 
@@ -56,8 +58,10 @@ class Step:
         batch = replace(inputs, **adapted)
         if self.miner is not None:
             rng = stream(self.seed, "miner", turn)
-            batch = replace(batch, relation=resolve(self.miner, progress).mine(batch, rng=rng))
+            mined = resolve(self.miner, progress).mine(batch, rng=rng)
+            batch = replace(batch, relation=_returned(mined, Relation, self.miner, "mine"))
         result = resolve(self.loss, progress).value_and_grad(batch, under("loss", params), wrt=wrt)
+        _returned(result, LossResult, self.loss, "value_and_grad")
         if result.value.ndim:
             raise ArgumentError("training needs a loss with one value: a reduction but 'none'")
         value, slopes = result.value, dict(result.grads)
@@ -70,11 +74,13 @@ class Step:
                     fields["references"] = batch.references
                 ids = {"anchors": inputs.ids, "references": inputs.reference_ids}
                 found = term.value_and_grad(fields, ids=ids)
+                _returned(found, LossResult, term, "value_and_grad")
                 for name in wrt:
                     if name in found.grads:
                         slopes[name] = slopes[name] + found.grads[name]
             else:
                 found = term.value_and_grad(own)
+                _returned(found, LossResult, term, "value_and_grad")
                 _add(total, found.grads)
             value = value + found.value
         for name in wrt:
@@ -93,6 +99,19 @@ class Step:
             return self.adapter.forward(params, part, rng=rng)
 
         return cached(forward, x, mini_batch_size=self.mini_batch_size, rng=rng)
+
+
+def _returned(found: Any, wanted: type, component: Any, method: str) -> Any:
+    """Return what a component returned, if it is what it must be; else name whose it is."""
+    if isinstance(found, wanted):
+        return found
+    kind = type(component)
+    plugin = registry.registry().owner(kind.__module__)
+    of = f" of {plugin.title}" if plugin else ""
+    raise ArgumentTypeError(
+        f"{method} of {kind.__name__} ({kind.__module__}){of} must return a {wanted.__name__}, "
+        f"got {type(found).__name__}"
+    )
 
 
 def named(prefix: str, params: Params) -> dict[str, Array]:

@@ -433,3 +433,42 @@ def test_all_of_them_at_once(python, tmp_path, good) -> None:
     ran = python(*command, plugins=tuple(folders), OPENBLAS_NUM_THREADS="1")
     assert ran.returncode in (0, 3), ran.stderr
     assert "kept" in json.loads(ran.stdout) or json.loads(ran.stdout)
+
+
+RETURNING = """
+from dataclasses import dataclass
+import coreframe
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(coreframe.{base}):
+    def mine(self, batch, *, rng):
+        return [1, 2]
+
+    def value_and_grad(self, *arguments, **named):
+        return [1, 2]
+"""
+
+
+@pytest.mark.parametrize(
+    ("base", "argument"),
+    [("Miner", "miner=Loss()"), ("Loss", "loss='returns'"), ("Regularizer", "regularizers=[Loss()]")],
+)
+def test_what_a_component_returns_in_training_is_looked_at(
+    python, tmp_path, base: str, argument: str
+) -> None:
+    """A list in place of a result would fail in our code: the plugin is named all the same."""
+    folder = bad_plugins.write(tmp_path / "bad", "returns", Bad("", ""))
+    (folder / "bad_returns_component.py").write_text(RETURNING.format(base=base))
+    code = f"""
+import numpy as np
+from bad_returns_component import Loss
+from coreframe import Pairs, fit
+x = np.random.default_rng(0).normal(size=(40, 4))
+try:
+    fit(Pairs(x, x), epochs=1, {argument})
+except TypeError as error:
+    print(error)
+"""
+    told = output(python("-c", code, plugins=(folder,)))
+    assert "of Loss (bad_returns_component) of plugin bad-returns/bad_returns 1.2 must ret" in told
+    assert "got list" in told
