@@ -59,12 +59,6 @@ def gradient_transformation(
 
     Raises MissingExtra without optax, and ArgumentError for an update without params, and for a
     state of other parameters.
-
-    >>> transformation = gradient_transformation("sgd")
-    >>> params = {"W": jnp.ones(2)}
-    >>> updates, _ = transformation.update(params, transformation.init(params), params)
-    >>> updates["W"].round(3).tolist()
-    [-0.009999999776482582, -0.009999999776482582]
     """
     try:
         import optax
