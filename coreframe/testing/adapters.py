@@ -20,7 +20,15 @@ from coreframe.testing.adapter_subject import (
     numbers,
     out,
 )
-from coreframe.testing.checks import Check, NotApplicable, Promise, difference, promise, same_bits
+from coreframe.testing.checks import (
+    Check,
+    NotApplicable,
+    Promise,
+    difference,
+    promise,
+    resting_on,
+    same_bits,
+)
 from coreframe.testing.field_checks import FIELDS
 from coreframe.testing.shared import SHARED
 
@@ -263,6 +271,8 @@ def noise(subject: Subject) -> Iterator[str]:
                 yield f"{name} is another in a second pass {how}"
 
 
-PROMISES = [*SHARED, *FIELDS, *FORM, *adapter_manners.MANNERS, *closed_forms.SOLVING]
+OWN = [*FORM, *adapter_manners.MANNERS, *closed_forms.SOLVING]
+
+PROMISES = [*SHARED, *FIELDS, *resting_on(("usable", "accepts"), OWN)]
 
 KIT = kit.Kit("adapters", Adapter, Subject, PROMISES)

@@ -160,6 +160,12 @@ class Case:
             labels=None if self.labels is None else self.labels[:rows],
         )
 
+    def graded(self) -> Case:
+        """Return the same with a score for every anchor and reference, (n, m)."""
+        scores = np.random.default_rng(21).random((self.rows, self.columns))
+        name = f"{self.name}, with scores of all"
+        return replace(self, name=name, floats={**self.floats, "scores": scores})
+
     def permuted(self) -> tuple[Case, dict[str, Any]]:
         """Return the same batch in another order, and where each row comes from, by field."""
         rng = np.random.default_rng(20)
@@ -172,9 +178,12 @@ class Case:
                 columns = np.concatenate([rows, behind])
         order = {name: columns if name == "references" else rows for name in self.floats}
         back = np.append(np.argsort(columns), -1)  # -1 stays -1
+        floats = {name: x[order[name]] for name, x in self.floats.items()}
+        if np.ndim(floats.get("scores", 0.0)) == 2:
+            floats["scores"] = floats["scores"][:, columns]
         moved = replace(
             self,
-            floats={name: x[order[name]] for name, x in self.floats.items()},
+            floats=floats,
             labels=None if self.labels is None else self.labels[rows],
             listed=self.listed and tuple(back[x[rows]].astype(x.dtype) for x in self.listed),
             masks=self.masks and tuple(x[rows][:, columns] for x in self.masks),

@@ -14,7 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,6 +125,15 @@ def promise(
         return problems
 
     return added
+
+
+def resting_on(needs: tuple[str, ...], promises: Sequence[Promise]) -> list[Promise]:
+    """Return promises that mean nothing without others, which may be some of them, in order."""
+    found = []
+    for known in promises:
+        before = needs[: needs.index(known.name)] if known.name in needs else needs
+        found.append(replace(known, needs=(*before, *known.needs)))
+    return found
 
 
 def explain(error: BaseException) -> str:

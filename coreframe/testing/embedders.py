@@ -37,6 +37,7 @@ from coreframe.testing.field_checks import FIELDS
 from coreframe.testing.shared import SHARED
 
 SECRET = re.compile(r"(api_?key|token|secret|password)$", re.IGNORECASE)
+MODEL = re.compile(r"(^|_)(model|revision|checkpoint)(_name|_id)?$")
 
 PROMISES: list[Promise] = [*SHARED, *FIELDS]
 
@@ -200,7 +201,7 @@ def other_inputs(subject: Subject) -> Iterator[str]:
     PROMISES,
     "tells_sides is False only where a text has one row, whichever side it is on.",
     fix="Override embed_queries or embed_documents, and not tells_sides; give other fingerprints "
-    "to sides with other prompts.",
+    "to sides with other prompts: fingerprint(side) is asked for 'query', 'document' and None.",
     needs=("rows",),
 )
 def sides(subject: Subject) -> Iterator[str]:
@@ -271,6 +272,19 @@ def telling_fingerprint(subject: Subject) -> Iterator[str]:
                 ):
                     yield f"{name}={value!r} gives other rows under the same fingerprint"
                     break
+    for name, value in other_models(subject.embedder):
+        with contextlib.suppress(Exception):  # one whose fingerprint looks for the model
+            other = dataclasses.replace(subject.embedder, **{name: value})  # type: ignore[type-var]
+            if all(fingerprint(other, s) == fingerprint(subject.embedder, s) for s in SIDES):
+                yield f"{name}={value!r} is another model, and the fingerprint is the same"
+
+
+def other_models(embedder: Any) -> Iterator[tuple[str, str]]:
+    """Yield other names of models, which are asked for nothing but their fingerprint."""
+    for field in dataclasses.fields(embedder):
+        value = getattr(embedder, field.name)
+        if field.init and MODEL.search(field.name) and isinstance(value, str) and value:
+            yield field.name, f"{value}-other"
 
 
 def changed_fields(embedder: Any) -> Iterator[tuple[str, Any]]:
@@ -285,6 +299,8 @@ def changed_fields(embedder: Any) -> Iterator[tuple[str, Any]]:
             yield from ((field.name, other) for other in (value + 1, max(1, value // 2)))
         elif isinstance(value, float):
             yield field.name, value / 2
+        elif isinstance(value, str) and value and "prompt" in field.name:
+            yield field.name, f"{value}other: "
         elif value in (None, "") and "str" in hint:
             yield field.name, "query: "
         elif value is None and "int" in hint:
@@ -321,7 +337,7 @@ def secrets(subject: Subject) -> Iterator[str]:
     "The cache on disk gives back what it gives: the same rows, without asking it again.",
     fix="See texts_are_independent: an embedder whose rows depend on the other texts of a call "
     "has fingerprint None.",
-    needs=("rows", "plain_fingerprint"),
+    needs=("rows", "plain_fingerprint", "sides"),
 )
 def cached(subject: Subject) -> Iterator[str]:
     if fingerprint(subject.embedder) is None:

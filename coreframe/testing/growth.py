@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,11 +21,13 @@ def peak(call: Callable[[], Any]) -> int:
 
     The call is made twice, and the first one not counted: it may import, and fill caches.
     """
-    call()
     running = tracemalloc.is_tracing()
-    if not running:
-        tracemalloc.start()
+    given = os.environ.get("COREFRAME_THREADS")
+    os.environ["COREFRAME_THREADS"] = "1"  # how many blocks threads hold at once is chance
     try:
+        call()
+        if not running:
+            tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         call()
@@ -32,6 +35,10 @@ def peak(call: Callable[[], Any]) -> int:
     finally:
         if not running:
             tracemalloc.stop()
+        if given is None:
+            del os.environ["COREFRAME_THREADS"]
+        else:
+            os.environ["COREFRAME_THREADS"] = given
 
 
 def too_fast(call: Callable[[int, int], Callable[[], Any]], *, linear: bool) -> Iterator[str]:

@@ -301,11 +301,16 @@ def memory(subject: Subject) -> Iterator[str]:
     params = {name: np.array(x) for name, x in subject.params.items()} or None
     for make in (arrays.tall_pairs, arrays.tall_case):
         case = make()
-        if not subject.usable([case]):
+        taken = subject.usable([case])
+        if not taken:
             continue
+        graded = taken != [case]
 
-        def call(rows: int, width: int, make: Any = make) -> Callable[[], Any]:
-            batch = make(rows, width).batch()
+        def call(
+            rows: int, width: int, make: Any = make, graded: bool = graded
+        ) -> Callable[[], Any]:
+            larger = make(rows, width)
+            batch = (larger.graded() if graded else larger).batch()
             return lambda: loss.value_and_grad(batch, params)
 
         for problem in too_fast(call, linear=linear):

@@ -114,21 +114,24 @@ class Subject(kit.Subject):
 
     def usable(self, cases: list[Case]) -> list[Case]:
         """Return the cases that the loss is made for."""
-        found = []
-        for case in cases:
-            batch = case.batch()
-            if any(getattr(batch, name) is None for name in self.loss.needs):
-                self.refusals[case.name] = f"it needs {', '.join(self.loss.needs)}"
-                continue
-            try:
-                self.run(case)
-            except ArgumentError as error:
-                self.refusals[case.name] = str(error)
-                continue
-            except Exception:
-                pass  # which a promise will find and explain
-            found.append(case)
-        return found
+        return [found for case in cases if (found := self._taken(case))]
+
+    def _taken(self, case: Case) -> Case | None:
+        """Return the case as the loss takes it, with scores (n, m) where it refuses (n,)."""
+        batch = case.batch()
+        if any(getattr(batch, name) is None for name in self.loss.needs):
+            self.refusals[case.name] = f"it needs {', '.join(self.loss.needs)}"
+            return None
+        try:
+            self.run(case)
+        except ArgumentError as error:
+            self.refusals[case.name] = str(error)
+            if "scores" in self.loss.needs and np.ndim(case.floats["scores"]) == 1:
+                return self._taken(case.graded())
+            return None
+        except Exception:
+            pass  # which a promise will find and explain
+        return case
 
     def run(
         self,

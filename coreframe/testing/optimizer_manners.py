@@ -114,7 +114,7 @@ def layouts(subject: Subject) -> Iterator[str]:
     PROMISES,
     "Each number among its fields may follow a schedule, and is refused by name until resolved.",
     fix="Annotate it `float | Scheduler`, check it with checks.number, read it with plain in step.",
-    needs=("usable", "slots_are_named", "inputs_are_kept", REPEATABLE),
+    needs=("form", "usable", "slots_are_named", "inputs_are_kept", REPEATABLE),
 )
 def schedules(subject: Subject) -> Iterator[str]:
     def use(optimizer: Any) -> Mapping[str, Any]:
@@ -128,6 +128,7 @@ def schedules(subject: Subject) -> Iterator[str]:
     "Its fields are checked when it is made: NaN, infinity and texts are refused by name.",
     fix="In __post_init__ call super().__post_init__(), and checks.number(self, 'name', minimum=0) "
     "for each number.",
+    needs=("form",),
 )
 def fields_are_checked(subject: Subject) -> Iterator[str]:
     yield from unchecked(subject.optimizer)

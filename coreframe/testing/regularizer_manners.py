@@ -197,7 +197,7 @@ def _larger(subject: Subject, n: int) -> Case:
     "Each number among its fields may follow a schedule, and is refused by name until resolved.",
     fix="Annotate it `float | Scheduler`, check it with checks.number, call require_resolved(self) "
     "first in value_and_grad, and read it with plain.",
-    needs=("usable", "accepts", "shapes", REPEATABLE),
+    needs=("form", "usable", "accepts", "shapes", REPEATABLE),
 )
 def schedules(subject: Subject) -> Iterator[str]:
     def use(term: Any) -> Mapping[str, Any]:
@@ -214,6 +214,7 @@ def schedules(subject: Subject) -> Iterator[str]:
     PROMISES,
     "Its fields are checked when it is made: NaN, infinity and texts are refused by name.",
     fix="In __post_init__ call checks.number(self, 'name', minimum=...) for each number.",
+    needs=("form",),
 )
 def fields_are_checked(subject: Subject) -> Iterator[str]:
     yield from unchecked(subject.component)

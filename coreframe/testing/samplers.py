@@ -16,7 +16,7 @@ from coreframe.errors import ArgumentError, CoreframeError
 from coreframe.sampler import Sampler
 from coreframe.sampler import checked as checked_batches
 from coreframe.testing import checks, kit
-from coreframe.testing.checks import Check, NotApplicable, Promise, explain
+from coreframe.testing.checks import Check, NotApplicable, Promise, explain, resting_on
 from coreframe.testing.field_checks import FIELDS
 from coreframe.testing.shared import SHARED
 from coreframe.trainer import fit
@@ -29,7 +29,7 @@ LATE = 1_000_000
 EPOCHS = (1, 2, LATE)
 ALL = [*range(1, 25), *range(LATE, LATE + 25)]
 
-PROMISES: list[Promise] = [*SHARED, *FIELDS]
+OWN: list[Promise] = []
 
 
 def check_sampler(sampler: Sampler) -> list[Check]:
@@ -149,7 +149,7 @@ def data() -> dict[str, Pairs]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "It accepts at least one kind of pairs, with several batches an epoch.",
     fix="Raise ArgumentError or DataError only for pairs and batch sizes without meaning for it.",
 )
@@ -164,7 +164,7 @@ def accepts(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "Each batch is an array of 1 to batch_size integers, rows of pairs.examples.",
     fix="Draw from range(len(pairs.examples)), and cut with coreframe.sampler.cut(order, ...).",
 )
@@ -184,7 +184,7 @@ def batches(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "With drop_last there is no short batch; without it, an epoch has at least one batch.",
     fix="Leave the last batch out where drop_last and it has fewer than batch_size examples: "
     "coreframe.sampler.cut(order, batch_size, drop_last=drop_last) does.",
@@ -199,7 +199,7 @@ def short_batches(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "size says how many batches epoch returns.",
     fix="Delete size: the base class counts; or count as epoch cuts, drop_last and pool included.",
     needs=("accepts",),
@@ -217,7 +217,7 @@ def size(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "No example stands twice in a batch: it would be a positive, or a false negative, of itself.",
     fix="Draw the examples of a batch without replacement.",
 )
@@ -230,7 +230,7 @@ def no_twins(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "Every example comes in time: none is left out of all epochs.",
     fix="Go over all of range(len(pairs.examples)), the last one and the last short batch too.",
 )
@@ -249,7 +249,7 @@ def coverage(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "The same pairs, seed and epoch give the same batches, whatever was asked before.",
     fix="Draw from coreframe.random.stream(seed, 'its name', epoch), made anew in each call.",
 )
@@ -265,7 +265,7 @@ def deterministic(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "Where it draws, it draws from the seed and the epoch: another of either is another order.",
     fix="Give both to the stream: coreframe.random.stream(seed, 'its name', epoch).",
 )
@@ -285,7 +285,7 @@ def seeds(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "A run that goes on in the middle of an epoch has what was still to come.",
     fix="Return all batches of an epoch at once, as a list or an array: a generator is used up.",
     needs=("accepts", "batches"),
@@ -306,7 +306,7 @@ def goes_on(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "The pairs are not changed.",
     fix="Shuffle a copy: rng.permutation(n) in place of rng.shuffle(pairs.examples).",
 )
@@ -330,7 +330,7 @@ def contents(pairs: Pairs) -> dict[str, Any]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "No warning is raised.",
     fix="Guard the operation before it happens, not its result.",
 )
@@ -343,7 +343,7 @@ def no_warnings(subject: Subject) -> Iterator[str]:
 
 
 @checks.promise(
-    PROMISES,
+    OWN,
     "fit trains with it.",
     fix="See the promises above; `fit(pairs, sampler=...)` is how a run uses it.",
     needs=("accepts", "batches", "size"),
@@ -360,5 +360,7 @@ def trains(subject: Subject) -> Iterator[str]:
         if done != wanted:
             yield f"{use.where}: two epochs made {done} steps of {wanted}"
 
+
+PROMISES = [*SHARED, *FIELDS, *resting_on(("usable", "accepts"), OWN)]
 
 KIT = kit.Kit("samplers", Sampler, Subject, PROMISES)

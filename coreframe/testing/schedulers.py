@@ -314,6 +314,7 @@ class Owner:
     "Its fields are checked when it is made: NaN, infinity, texts and schedulers are refused.",
     fix="In __post_init__ call coreframe.scheduler.check_number(self, 'name', minimum=...), and "
     "check_steps for numbers of steps. To let one schedule follow another, take a Scheduler.",
+    needs=("form",),
 )
 def fields_are_checked(subject: Subject) -> Iterator[str]:
     yield from unchecked(subject.component, Same(value=1.0))

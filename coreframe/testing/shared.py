@@ -51,12 +51,29 @@ def form(subject: Subject) -> Iterator[str]:
     for field in dataclasses.fields(component):
         if field.init and not field.kw_only:
             yield f"the field {field.name!r} can be given by position"
+    yield from _not_fields(type(component))
+
+
+def _not_fields(kind: type) -> Iterator[str]:
+    """Yield what a class writes like a field, and what dataclasses make none of."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, hint in inspect.get_annotations(kind).items():
+        if name not in fields and not any(x in str(hint) for x in ("ClassVar", "InitVar", "KW_")):
+            yield f"{name!r} is annotated, and is no field: {kind.__name__} has no @dataclass"
+    for name, field in fields.items():
+        written = vars(kind).get(name, field.default)
+        if field.default is not dataclasses.MISSING and not same_bits(written, field.default):
+            yield (
+                f"the class says {name} = {written!r}, and made without arguments it has "
+                f"{field.default!r}: annotate it, below @dataclass"
+            )
 
 
 @promise(
     SHARED,
     "It can be pickled and copied.",
     fix="Define the class at the top of a module; hold numbers and words, no open resources.",
+    needs=("form",),
 )
 def copies(subject: Subject) -> Iterator[str]:
     component = subject.component
@@ -72,6 +89,7 @@ def copies(subject: Subject) -> Iterator[str]:
     SHARED,
     "Its repr names the class and every field, and shows no address in memory.",
     fix="Leave __repr__ to the dataclass, and give what the fields hold a repr of its own.",
+    needs=("form",),
 )
 def representation(subject: Subject) -> Iterator[str]:
     component, text = subject.component, repr(subject.component)
@@ -89,6 +107,7 @@ def representation(subject: Subject) -> Iterator[str]:
     "Its fields can be written to a run.toml, and what is read back is the same component.",
     fix="Annotate fields with numbers, texts, booleans, tuples of them, components, or unions of "
     "these; let __post_init__ check values and change none.",
+    needs=("form",),
 )
 def configuration(subject: Subject) -> Iterator[str]:
     component = subject.component
@@ -274,7 +293,10 @@ def prints_nothing(subject: Subject) -> Iterator[str]:
 def no_hidden_state(subject: Subject) -> Iterator[str]:
     component = subject.component
     twin = copy.deepcopy(component)
+    before = repr(component)
     first = subject.exercise(component)
+    if repr(component) != before:
+        yield f"its fields change while it is used: from {before} to {component!r}"
     other = subject.exercise(component, 1)
     kept = subject.remembered.changed()
     hint = f"; since its first use this is another: {', '.join(kept[:3])}" if kept else ""

@@ -363,3 +363,16 @@ class ShufflesTheQueries(Centring):
 )
 def test_a_wrong_solver_is_named(adapter: Adapter, name: str, text: str) -> None:
     assert text in broken(adapter, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoMatrix(Shift):
+    """A map that says it has no matrix."""
+
+    def matrix(self, params: Any) -> Any:
+        raise NotImplementedError("no matrix")
+
+
+def test_what_raises_everywhere_is_named_once() -> None:
+    named = [c.name for c in check_adapter(NoMatrix()) if not c]
+    assert named == ["usable"]

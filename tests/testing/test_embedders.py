@@ -229,6 +229,24 @@ class LeavesAFieldOut(Letters):
         return {"prompt": self.prompt if side == "query" else ""}
 
 
+class LeavesThePromptOut(Letters):
+    def fingerprint(self, side: Any = None) -> Mapping[str, Any] | None:
+        return {"letters": self.letters, "asks": side == "query"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeavesTheModelOut(Letters):
+    """Letters, by a model of some size.
+
+    Args:
+        letters: as there. Default: 6.
+        prompt: as there. Default: none.
+        model: what counts. Default: a small one.
+    """
+
+    model: str = "small"
+
+
 @dataclass(frozen=True, kw_only=True)
 class HoldsAKey(Letters):
     """Letters, by a service that wants a key.
@@ -300,6 +318,12 @@ class Warns(Letters):
         (FingerprintOfTheObject(), "plain_fingerprint", "of a copy is"),
         (NoName(), "plain_fingerprint", "base_model is ''"),
         (LeavesAFieldOut(), "telling_fingerprint", "letters=7 gives other rows"),
+        (LeavesTheModelOut(), "telling_fingerprint", "model='small-other' is another model"),
+        (
+            LeavesThePromptOut(prompt="query: "),
+            "telling_fingerprint",
+            "prompt='query: other: ' gives other rows",
+        ),
         (HoldsAKey(), "secrets", "the field api_key holds ********"),
         (TellsTheKey(), "secrets", "fingerprint(None) holds the value of the variable SOME_API"),
         (ForgetsInTheCache(), "cached", "new rows of the cache differ"),

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from coreframe import Batch, Loss, LossResult, PairwiseLoss, namespace
+from coreframe.errors import ArgumentError
 from coreframe.row_loss import RowLoss
-from coreframe.testing import Check, arrays, check_loss, loss_values, losses, report
+from coreframe.testing import Check, arrays, check_loss, growth, loss_values, losses, report
 from coreframe.testing.loss_subject import Subject
 
 
@@ -76,6 +77,33 @@ class Scaled(Distance):
         value = scale * found.value
         grads = {k: scale * g for k, g in found.grads.items()}
         return LossResult(value, grads, {"log_scale": value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listwise(Loss):
+    """Reads scores of all anchors and references, (n, m), and refuses (n,)."""
+
+    needs: ClassVar[tuple[str, ...]] = ("anchors", "references", "scores")
+    off: float = 0.0
+
+    def value_and_grad(self, batch: Batch, params: Any = None, *, wrt: Any = None) -> LossResult:
+        a, r, scores = batch.anchors, batch.references, batch.scores
+        if scores.ndim != 2:
+            raise ArgumentError("scores must be (n, m)")
+        if batch.weights is not None:
+            raise ArgumentError("a list has no weights")
+        xp = namespace(anchors=a)
+        apart = (a @ xp.matrix_transpose(r) - scores) / scores.shape[0]
+        grads = {"anchors": apart @ r, "references": xp.matrix_transpose(apart) @ a}
+        if batch.negatives is not None:
+            grads["negatives"] = xp.zeros_like(batch.negatives)
+        kept = {k: (1 + self.off) * g for k, g in grads.items() if wrt is None or k in wrt}
+        return LossResult(xp.sum(apart * apart) * scores.shape[0] / 2, kept)
+
+
+def test_a_loss_of_scores_of_all_pairs_gets_some(few_libraries: None) -> None:
+    assert broken(Listwise()) == {}
+    assert "scores of all" in broken(Listwise(off=0.01))["gradient"]
 
 
 @pytest.mark.parametrize("loss", [Right(), Right(learnable_scale=True), Distance(), Scaled()])
@@ -702,3 +730,11 @@ def test_a_check_is_true_if_it_is_kept() -> None:
     broken = Check("gradient", "It is right.", False, "it is 2\nTo fix: make it 1")
     assert not broken
     assert "it is 2" in report([broken])
+
+
+def test_memory_is_measured_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COREFRAME_THREADS", "3")
+    seen: list[str] = []
+    growth.peak(lambda: seen.append(os.environ["COREFRAME_THREADS"]))
+    assert seen == ["1", "1"]
+    assert os.environ["COREFRAME_THREADS"] == "3"

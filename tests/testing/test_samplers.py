@@ -223,3 +223,17 @@ def test_a_wrong_sampler_is_named(sampler: Sampler, name: str, text: str) -> Non
     assert not found, report(check_sampler(sampler))
     assert text in found.detail
     assert "To fix: " in found.detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raising(Plain):
+    """Takes every example for a pair, where some data has labels."""
+
+    def epoch(self, pairs: Any, **asked: Any) -> Any:
+        assert len(pairs.examples[0]) == 2
+        return super().epoch(pairs, **asked)
+
+
+def test_what_raises_everywhere_is_named_once() -> None:
+    named = [c.name for c in check_sampler(Raising()) if not c and c.name != "documentation"]
+    assert named == ["usable"]

@@ -85,6 +85,49 @@ class Changeable(Thing):
     factor: float = 2.0
 
 
+class NoDecorator(Right):
+    """Has a field that is none."""
+
+    margin: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoAnnotation(Right):
+    """Means to have another default."""
+
+    factor = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountsInAField(Thing):
+    """Appends to a list with each call.
+
+    Args:
+        seen: what came so far. Default: nothing.
+    """
+
+    seen: list[int] = field(default_factory=list)
+
+    def __call__(self, x: Any) -> Any:
+        self.seen.append(1)
+        return super().__call__(x)
+
+
+@pytest.mark.parametrize(
+    ("thing", "name", "text"),
+    [
+        (NoDecorator(), "form", "'margin' is annotated, and is no field"),
+        (NoAnnotation(), "form", "says factor = 3.0, and made without arguments it has 2.0"),
+        (CountsInAField(), "no_hidden_state", "its fields change while it is used"),
+        (Thing(), "form", "Thing is no dataclass"),
+    ],
+)
+def test_what_is_no_field_is_named_once(thing: Any, name: str, text: str) -> None:
+    found = {k: v for k, v in broken(thing).items() if k != "documentation"}
+    assert list(found) == [name]
+    assert text in found[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class HoldsAFunction(Thing):
     """Holds a lambda.
