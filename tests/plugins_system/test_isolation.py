@@ -451,7 +451,11 @@ class Loss(coreframe.{base}):
 
 @pytest.mark.parametrize(
     ("base", "argument"),
-    [("Miner", "miner=Loss()"), ("Loss", "loss='returns'"), ("Regularizer", "regularizers=[Loss()]")],
+    [
+        ("Miner", "miner=Loss()"),
+        ("Loss", "loss='returns'"),
+        ("Regularizer", "regularizers=[Loss()]"),
+    ],
 )
 def test_what_a_component_returns_in_training_is_looked_at(
     python, tmp_path, base: str, argument: str
