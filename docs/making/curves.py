@@ -96,6 +96,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "contrastive": {},
     "info_nce": {"temperature": 0.1},
     "local_contrastive": {},
+    "nca": {"temperature": 0.2},
     "sup_con": {"temperature": 0.1},
     "triplet": {},
 }
