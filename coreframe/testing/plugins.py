@@ -18,6 +18,7 @@ from coreframe.loading import import_target
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.optimizer import Optimizer
+from coreframe.plugin import HOOKS
 from coreframe.regularizer import Regularizer
 from coreframe.sampler import Sampler
 from coreframe.scheduler import Scheduler
@@ -118,6 +119,12 @@ def hooks(subject: Package) -> Iterator[str]:
     for plugin in subject.loader.plugins:
         if plugin.state == "failed":
             yield f"{plugin.key}: {plugin.error}"
+    for name in sorted({plugin.module for plugin in subject.plugins if ":" not in plugin.value}):
+        module = importlib.import_module(name)
+        for hook in HOOKS:
+            found = getattr(module, hook, None)
+            if callable(found) and not hasattr(found, "coreframe_impl"):
+                yield f"{name}.{hook} has no @hookimpl, and is never asked"
 
 
 @checks.promise(

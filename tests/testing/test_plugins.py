@@ -148,6 +148,11 @@ def test_an_unknown_plugin(write: Written) -> None:
         ({"source": "raise SystemExit(3)"}, "importable", "SystemExit: 3"),
         ({"source": LOSSES.replace("losses", "loses")}, "hooks", "'coreframe_loses'"),
         ({"source": "x = 1"}, "hooks", "it implements no hook"),
+        (
+            {"source": LOSSES + "def coreframe_miners():\n    return {}\n"},
+            "hooks",
+            "acme.plugin.coreframe_miners has no @hookimpl, and is never asked",
+        ),
         ({"source": LOSSES.replace("acme_square", "Acme Square")}, "tables", "is not a name"),
         ({"source": LOSSES.replace(":Square", "")}, "tables", "package.module:attribute"),
         ({"source": LOSSES.replace("return", "return {} and")}, "tables", "it offers nothing"),
