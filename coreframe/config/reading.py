@@ -299,8 +299,8 @@ class _Reader:
             index = re.fullmatch(r"losses\[(\d+)\]", path)
             if not index:
                 return self.problem(
-                    f"{path}.preset: {title} equals {preset}; the weight {preset.weight:g} can stand "
-                    "under [[losses]] only, so write the fields of the preset here"
+                    f"{path}.preset: {title} equals {preset}; the weight {preset.weight:g} can "
+                    "stand under [[losses]] only, so write the fields of the preset here"
                 )
             self.preset_weights[int(index[1])] = preset.weight
         return self.build(cls, plain_values(preset.fields, path) | fields, path, title)
