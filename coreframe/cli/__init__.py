@@ -95,7 +95,10 @@ def _show_warning(message: Warning | str, *rest: Any) -> None:
     click.echo(f"warning: {message}", err=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+HELP = ["-h", "--help"]
+
+
+@click.group(context_settings={"help_option_names": HELP})
 @click.version_option(coreframe.__version__, message="coreframe %(version)s")
 def main() -> None:
     """Make embeddings better on your own data, with proof, and without PyTorch."""
@@ -118,4 +121,6 @@ for command in (
     check.check,
     new_plugin.new_plugin,
 ):
+    # Each for itself: click keeps the first help option that a command was asked for.
+    command.context_settings.setdefault("help_option_names", HELP)
     main.add_command(command)

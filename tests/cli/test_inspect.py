@@ -169,7 +169,7 @@ def test_one_broken_backend_leaves_the_others(here, monkeypatch) -> None:
     code, out, _ = here("backends", "--json")
     assert code == 0
     rows = {row["backend"]: row for row in json.loads(out)}
-    assert rows["cupy"]["why not"] == "RuntimeError: the driver is too old"
+    assert rows["cupy"]["why not"].startswith("RuntimeError: the driver is too old (")
     assert rows["numpy"]["state"] == "ready"
 
 
