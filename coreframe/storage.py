@@ -106,7 +106,8 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
         part.mkdir()
         for name, data in contents.items():
             where = path / name
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            if (folder := (part / name).parent) != part:
+                folder.mkdir(parents=True, exist_ok=True)
             write_synced(part / name, data)
         where = path
         sync_folder(part)

@@ -44,6 +44,7 @@ from coreframe_losses.cross_entropy import CrossEntropy
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_losses.local_contrastive import LocalContrastive
 from coreframe_losses.mse import MSE
+from coreframe_losses.nca import NCA
 from coreframe_losses.sup_con import SupCon
 from coreframe_losses.triplet import Triplet
 from coreframe_miners.distance_weighted import DistanceWeighted
@@ -182,6 +183,7 @@ LOSSES: dict[str, tuple[Loss, tuple[str, ...]]] = {
     "info_nce, learnable scale": (InfoNCE(learnable_scale=True), PAIRWISE),
     "info_nce, in blocks": (InfoNCE(memory_budget=1, similarity="euclidean"), PAIRWISE),
     "sup_con": (SupCon(), PAIRWISE),
+    "nca": (NCA(), PAIRWISE),
     "triplet": (Triplet(), PAIRWISE),
     "triplet, all": (Triplet(mode="all"), PAIRWISE),
     "triplet, semi-hard": (Triplet(mode="semi_hard"), PAIRWISE),

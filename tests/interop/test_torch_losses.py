@@ -562,6 +562,7 @@ def in_worker(seed: int) -> tuple[float, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where another test loaded it
 def test_workers_of_a_data_loader_compute_the_same() -> None:
     """They are forked after our threads have run here."""
     want = [in_worker(seed) for seed in range(4)]

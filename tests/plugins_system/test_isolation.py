@@ -151,6 +151,8 @@ def test_a_slow_import_is_named_while_it_runs(tmp_path, good) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "coreframe", "plugins", "--json"],
         env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A job in the background ignores it, and its children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     line = process.stderr.readline()

@@ -194,8 +194,8 @@ SHIPPED: dict[str, dict[str, list[Fields | Callable[[], Fields]]]] = {
 
 
 COMPILED = ("info_nce", "triplet", "mse", "cross_entropy", "hardest", "random")
-"""Components whose first settings are checked on JAX too, which compiles for long: one of each form. What
-the others do there is tested beside each: see ``library`` in tests/conftest.py."""
+"""Components whose first settings are checked on JAX too, which compiles for long: one a form.
+What the others do there is tested beside each: see ``library`` in tests/conftest.py."""
 
 
 def cases() -> Iterator[Any]:
