@@ -21,6 +21,7 @@ from coreframe.discovery import discover, switch_off
 from coreframe.errors import (
     AmbiguousName,
     ArgumentError,
+    ArgumentTypeError,
     PluginError,
     PluginWarning,
     UnknownName,
@@ -276,6 +277,18 @@ def argument_problems(name: str, component: Any, arguments: Mapping[str, Any]) -
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in arguments:
             yield f"{name} needs {key!r}."
+
+
+def component(kind: str, given: Any, wanted: type) -> Any:
+    """Return a component that is given as an object, or by a registered name."""
+    found = build(kind, given) if isinstance(given, str) else given
+    if not isinstance(found, wanted):
+        came = f"{given!r}"
+        if isinstance(given, str):
+            origin = registry().find(kind, given).origin
+            came += f"{origin}, which makes a {type(found).__name__}"
+        raise ArgumentTypeError(f"{kind} takes a name or a coreframe.{wanted.__name__}, got {came}")
+    return found
 
 
 def build(kind: str, name: str, **arguments: Any) -> Any:

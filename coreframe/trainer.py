@@ -169,11 +169,13 @@ def fit(
     if train.has_labels and side == "query":
         raise ArgumentError("labelled rows are one set: train them with side='both' (--side both)")
     setup = Setup(
-        adapter=_component("adapters", adapter, Adapter),
-        loss=_component("losses", loss, Loss),
-        miner=None if miner is None else _component("miners", miner, Miner),
-        optimizer=_component("optimizers", optimizer, Optimizer),
-        regularizers=tuple(_component("regularizers", r, Regularizer) for r in regularizers),
+        adapter=_trained(adapter),
+        loss=registry.component("losses", loss, Loss),
+        miner=None if miner is None else registry.component("miners", miner, Miner),
+        optimizer=registry.component("optimizers", optimizer, Optimizer),
+        regularizers=tuple(
+            registry.component("regularizers", r, Regularizer) for r in regularizers
+        ),
         start=_start(start),
         initial=initial,
         side=side,
@@ -181,7 +183,7 @@ def fit(
         batch_size=batch_size,
         drop_last=drop_last,
         order=order or Order(),
-        sampler=None if sampler is None else _component("samplers", sampler, Sampler),
+        sampler=None if sampler is None else registry.component("samplers", sampler, Sampler),
         own_negatives=own_negatives,
         mini_batch_size=mini_batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps,
@@ -202,7 +204,7 @@ def fit(
             "use side='both', or start='procrustes'"
         )
     choice = choose_backend(backend, like=train.queries)
-    followers = [_component("callbacks", c, Callback) for c in callbacks]
+    followers = [registry.component("callbacks", c, Callback) for c in callbacks]
     scope = scope_of(checkpoints)
     with following(followers) as told, scope or nullcontext():
         run = Trainer(setup, train, dev, choice.backend, [told], scope).run()
@@ -233,7 +235,7 @@ def _evaluated(strategy: str | None, steps: int | None) -> str:
 
 def _start(given: Any) -> ClosedForm | Mapping[str, Side] | None:
     if not isinstance(given, Mapping):
-        return None if given is None else _component("adapters", given, ClosedForm)
+        return None if given is None else registry.component("adapters", given, ClosedForm)
     if wrong := [
         name for name, x in given.items() if name not in SIDES_OF_MAPS or type(x) is not Side
     ]:
@@ -244,17 +246,12 @@ def _start(given: Any) -> ClosedForm | Mapping[str, Side] | None:
     return given
 
 
-def _component(kind: str, given: Any, wanted: type) -> Any:
-    found = registry.build(kind, given) if isinstance(given, str) else given
-    if wanted is Adapter and isinstance(found, ClosedForm):
+def _trained(given: str | Adapter) -> Adapter:
+    """Return the adapter that is trained."""
+    found: Adapter = registry.component("adapters", given, Adapter)
+    if isinstance(found, ClosedForm):
         raise ArgumentError(
             f"{type(found).__name__} is computed in closed form and not trained; use it as "
             "start=, and train another adapter on top"
         )
-    if not isinstance(found, wanted):
-        came = f"{given!r}"
-        if isinstance(given, str):
-            origin = registry.registry().find(kind, given).origin
-            came += f"{origin}, which makes a {type(found).__name__}"
-        raise ArgumentTypeError(f"{kind} takes a name or a coreframe.{wanted.__name__}, got {came}")
     return found

@@ -14,6 +14,7 @@ from coreframe.backend import Array
 from coreframe.batch import Batch
 from coreframe.registry import registry
 from coreframe.relation import Aligned, Listed, Relation, SameLabel, masked
+from coreframe.testing.checks import NotApplicable
 
 Place = Callable[[Any], Array]
 """Brings a NumPy array to a library and device."""
@@ -72,6 +73,17 @@ def devices() -> dict[str, tuple[str, Place]]:
             backend = entry.load()("cuda")
             if backend.missing() is None:
                 found["torch:cuda"] = ("torch", backend.asarray)
+    return found
+
+
+def devices_of(places: Mapping[str, Place]) -> dict[str, Place]:
+    """Return the devices that none of these libraries uses by default, or raise NotApplicable."""
+    found = {name: place for name, (library, place) in devices().items() if library in places}
+    if not found:
+        raise NotApplicable(
+            "no library has a second device here; array-api-strict has one: "
+            "pip install array-api-strict"
+        )
     return found
 
 

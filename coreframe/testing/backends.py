@@ -22,7 +22,6 @@ from coreframe.testing.backend_subject import (
 from coreframe.testing.checks import Check, NotApplicable, Promise, difference
 from coreframe.testing.shared import SHARED
 from coreframe.testing.standard import FUNCTIONS
-from coreframe.testing.suites import Suite
 
 OF_FIELDS = (
     "form",
@@ -45,7 +44,7 @@ def check_backend(backend: str | type[Backend] | Backend) -> list[Check]:
     device, or a backend itself. Takes some seconds. Where the backend cannot run on this machine,
     what needs it is not checked.
     """
-    return list(Suite("backend", "", PROMISES, lambda: Subject(backend)).run())
+    return list(KIT.suite(backend).run())
 
 
 def is_backend(x: Any) -> bool:

@@ -60,14 +60,14 @@ class Kit:
 
     def check(self, component: Any) -> list[Check]:
         """Check all promises, in order. One that fails stops those that need it, and no other."""
-        return list(self.suite(component).run())
-
-    def suite(self, component: Any, title: str = "") -> Suite:
-        """Return the promises of a component, one by one."""
         if not isinstance(component, self.base):
             raise ArgumentTypeError(
                 f"the kit for {self.kind} takes an object of a subclass of {self.base.__name__}, "
                 f"got {component!r}" + ("; make one of it" if isinstance(component, type) else "")
             )
-        about = written(component)
+        return list(self.suite(component).run())
+
+    def suite(self, component: Any, title: str = "") -> Suite:
+        """Return the promises of a component, one by one; of a backend, a name will do."""
+        about = component if isinstance(component, str) else written(component)
         return Suite(title or about, about, self.promises, lambda: self.subject(component))

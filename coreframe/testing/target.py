@@ -29,7 +29,7 @@ from coreframe.testing.optimizers import KIT as OPTIMIZERS
 from coreframe.testing.regularizers import KIT as REGULARIZERS
 from coreframe.testing.samplers import KIT as SAMPLERS
 from coreframe.testing.schedulers import KIT as SCHEDULERS
-from coreframe.testing.suites import Item, Suite, items, written
+from coreframe.testing.suites import Item, Suite, items
 
 KITS: tuple[Kit, ...] = (
     LOSSES,
@@ -89,16 +89,11 @@ def suites_of(component: Any) -> list[Suite]:
         return suites(component)
     for kit in KITS:
         if isinstance(component, kit.base):
-            return [_suite(kit, component, written(component))]
+            return [kit.suite(component)]
     if isinstance(component, type) and backends.is_backend(component):
-        return [_suite(backends.KIT, component, component.__name__)]
+        return [backends.KIT.suite(component)]
     hint = "; give an instance, not the class" if isinstance(component, type) else ""
     raise ArgumentTypeError(_no_kind(repr(component), type(component).__name__) + hint)
-
-
-def _suite(kit: Kit, component: Any, title: str) -> Suite:
-    about = component if isinstance(component, str) else written(component)
-    return Suite(title, about, kit.promises, lambda: kit.subject(component))
 
 
 def _flat(found: list[Suite]) -> list[Check]:
@@ -137,11 +132,11 @@ def suites(
         return plugin_suites(packages.package(target), arguments, make)
     title = f"{kind}:{name}" if name else target
     if kind == "backends":
-        return [_suite(backends.KIT, make(component, arguments) if arguments else component, title)]
+        return [backends.KIT.suite(make(component, arguments) if arguments else component, title)]
     if kind:
-        return [_suite(_kit(kind), _made(target, component, arguments, make), title)]
+        return [_kit(kind).suite(_made(target, component, arguments, make), title)]
     if isinstance(component, type) and backends.is_backend(component):
-        return [_suite(backends.KIT, make(component, arguments) if arguments else component, title)]
+        return [backends.KIT.suite(make(component, arguments) if arguments else component, title)]
     bases = tuple(kit.base for kit in KITS if kit is not backends.KIT)
     if isinstance(component, type) and not issubclass(component, bases):
         raise ArgumentTypeError(_no_kind(repr(target), component.__name__))
@@ -248,7 +243,7 @@ def _offered(name: str, offer: packages.Offer, fields: Mapping[str, Any], make: 
         component = entry.load()
         if offer.kind != "backends" or fields:
             component = _made(name, component, fields, make)
-        return _suite(_kit(offer.kind), component, name)
+        return _kit(offer.kind).suite(component, name)
     except (Exception, SystemExit) as error:
         if fields:
             raise

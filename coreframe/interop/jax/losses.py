@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from coreframe import registry
 from coreframe.backend import Params
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.interop.jax.schedules import schedule
-from coreframe.interop.jax.tracing import KeyDraws, component, looks_named
+from coreframe.interop.jax.tracing import KeyDraws, looks_named
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.random import stream
@@ -115,8 +116,8 @@ def jax_loss(
     leaves, tree = jax.tree.flatten({k: x for k, x in given.items() if x is not None})
     traced = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array)}
     given_parts = (
-        component("losses", loss, Loss),
-        None if miner is None else component("miners", miner, Miner),
+        registry.component("losses", loss, Loss),
+        None if miner is None else registry.component("miners", miner, Miner),
     )
     parts, numbers = _scheduled(given_parts, step, steps)
     key = rng if isinstance(rng, jax.Array) else None
@@ -151,7 +152,7 @@ def init_params(loss: Loss | str, dim: int, *, seed: int = 0) -> dict[str, jax.A
     >>> init_params("info_nce", 8)
     {}
     """
-    start = component("losses", loss, Loss).init(stream(seed, "loss"), dim)
+    start = registry.component("losses", loss, Loss).init(stream(seed, "loss"), dim)
     return {name: jnp.asarray(x) for name, x in start.items()}
 
 

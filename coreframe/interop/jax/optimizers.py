@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from coreframe import registry
 from coreframe.errors import ArgumentError, MissingExtra
 from coreframe.interop.jax.schedules import schedule
-from coreframe.interop.jax.tracing import component, looks_named
+from coreframe.interop.jax.tracing import looks_named
 from coreframe.optimizer import Optimizer
 from coreframe.scheduler import Scheduler, resolve_by
 
@@ -64,7 +65,7 @@ def gradient_transformation(
         import optax
     except ImportError as error:
         raise MissingExtra("optax", "optax", "gradient_transformation") from error
-    own: Optimizer = component("optimizers", optimizer, Optimizer)
+    own: Optimizer = registry.component("optimizers", optimizer, Optimizer)
     slots = (*own.slots, *own.scalars)
 
     def values(count: Any) -> Optimizer:

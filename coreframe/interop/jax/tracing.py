@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from coreframe import registry
-from coreframe.errors import ArgumentError, ArgumentTypeError
+from coreframe.errors import ArgumentError
 
 _LOOKS = (
     jax.errors.ConcretizationTypeError,
@@ -18,16 +17,6 @@ _LOOKS = (
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
 )
-
-
-def component(kind: str, given: Any, wanted: type) -> Any:
-    """Return a component that is given as an object or by a registered name."""
-    found = registry.build(kind, given) if isinstance(given, str) else given
-    if not isinstance(found, wanted):
-        raise ArgumentTypeError(
-            f"{kind} takes a name or a coreframe.{wanted.__name__}, got {given!r}"
-        )
-    return found
 
 
 @contextlib.contextmanager

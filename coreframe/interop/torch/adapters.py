@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from coreframe import registry
 from coreframe.adapter import Adapter, ClosedForm, Pullback
 from coreframe.artefact import SIDES, Side, TrainedAdapter, load
 from coreframe.backend import Array, Params, device_of, namespace
@@ -18,7 +19,6 @@ from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.interop.torch.arrays import (
     as_array,
     as_tensor,
-    component,
     computing,
     exactly,
     numpy_named,
@@ -71,7 +71,7 @@ class AdapterModule(nn.Module):
         library: str | None = None,
     ) -> None:
         super().__init__()
-        self.adapter = component("adapters", adapter, Adapter)
+        self.adapter = registry.component("adapters", adapter, Adapter)
         self.dim, self.normalize, self.library = dim, normalize, library
         fixed = isinstance(self.adapter, ClosedForm)
         if params is None:

@@ -144,13 +144,3 @@ def uncompiled(function: Callable[..., T]) -> Callable[..., T]:
         return function(*args, **kwargs)
 
     return called
-
-
-def component(kind: str, given: Any, wanted: type) -> Any:
-    """Return a component that is given as an object or by a registered name."""
-    found = registry.build(kind, given) if isinstance(given, str) else given
-    if not isinstance(found, wanted):
-        raise ArgumentTypeError(
-            f"{kind} takes a name or a coreframe.{wanted.__name__}, got {given!r}"
-        )
-    return found

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from coreframe import registry
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError, ArgumentTypeError
-from coreframe.interop.torch.arrays import as_array, component, computing, uncompiled
+from coreframe.interop.torch.arrays import as_array, computing, uncompiled
 from coreframe.interop.torch.losses import torch_loss
 from coreframe.interop.torch.parameters import put_back, register, registered
 from coreframe.loss import Loss
@@ -67,8 +68,8 @@ class LossModule(nn.Module):
         library: str | None = None,
     ) -> None:
         super().__init__()
-        self.loss = component("losses", loss, Loss)
-        self.miner = None if miner is None else component("miners", miner, Miner)
+        self.loss = registry.component("losses", loss, Loss)
+        self.miner = None if miner is None else registry.component("miners", miner, Miner)
         self.seed, self.library, self.progress = seed, library, None
         start = self.loss.init(stream(seed, "loss"), 1 if dim is None else dim)
         if dim is None:

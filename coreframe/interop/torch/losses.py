@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 
-from coreframe import checks
+from coreframe import checks, registry
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError, ArgumentTypeError, MixedArrays
 from coreframe.interop.torch.arrays import (
     as_array,
     as_tensor,
-    component,
     computing,
     exactly,
     numpy_named,
@@ -107,10 +106,10 @@ def torch_loss(
     _check(given | own, weights)
     others = {"labels": labels, "ids": ids, "weights": weights}
     call = _Call(
-        loss=component("losses", loss, Loss),
+        loss=registry.component("losses", loss, Loss),
         make=batch,
         others={name: x for name, x in others.items() if x is not None},
-        miner=None if miner is None else component("miners", miner, Miner),
+        miner=None if miner is None else registry.component("miners", miner, Miner),
         rng=rng,
         library=computing(anchors, library),
         names=tuple(given),
