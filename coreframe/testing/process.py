@@ -6,6 +6,7 @@ A component must leave it alone; the kit checks that, and undoes what was change
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -89,13 +90,22 @@ def floating_point_errors() -> dict[str, Any]:
 
 def thread_counts() -> dict[str, int]:
     """Return the threads of each pool of BLAS and OpenMP, by file, and PyTorch's own."""
-    import threadpoolctl
-
-    pools = threadpoolctl.threadpool_info()
-    counts = {os.path.basename(p["filepath"]): int(p["num_threads"]) for p in pools}
+    pools = _pools(len(sys.modules)).lib_controllers
+    counts = {os.path.basename(pool.filepath): int(pool.num_threads) for pool in pools}
     if torch := sys.modules.get("torch"):
         counts["torch"] = torch.get_num_threads()
     return counts
+
+
+@functools.lru_cache(maxsize=1)
+def _pools(modules: int) -> Any:
+    """Return the pools of threads; to look for them takes milliseconds.
+
+    They are looked for anew when there are more modules than before, which may have brought some.
+    """
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController()
 
 
 def surroundings() -> dict[str, Any]:
@@ -164,8 +174,6 @@ def restored() -> Iterator[None]:
 @contextlib.contextmanager
 def _threads_restored() -> Iterator[None]:
     """Bring thread counts back; only what changed is set, for setting it costs."""
-    import threadpoolctl
-
     torch = sys.modules.get("torch")
     count = torch.get_num_threads() if torch else 0
     before = thread_counts()
@@ -176,7 +184,7 @@ def _threads_restored() -> Iterator[None]:
         if torch and torch.get_num_threads() != count:
             torch.set_num_threads(count)
         if any(after.get(name, number) != number for name, number in before.items()):
-            for library in threadpoolctl.ThreadpoolController().lib_controllers:
-                wanted = before.get(os.path.basename(library.filepath))
-                if wanted is not None and library.num_threads != wanted:
-                    library.set_num_threads(wanted)
+            for pool in _pools(len(sys.modules)).lib_controllers:
+                wanted = before.get(os.path.basename(pool.filepath))
+                if wanted is not None and pool.num_threads != wanted:
+                    pool.set_num_threads(wanted)

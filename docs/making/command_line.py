@@ -54,7 +54,7 @@ def page() -> str:
 
 
 def section(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=f"coreframe {name}")
+    context = click.Context(command, info_name=f"coreframe {name}", **command.context_settings)
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     paragraphs = re.split(r"\n\s*\n", told(command).replace("\b", ""))
     parts = [f"## {name}", f"```text\n{usage}\n```", *(prose(text) for text in paragraphs)]

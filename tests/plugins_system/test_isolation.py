@@ -148,11 +148,16 @@ def test_a_slow_import_is_named_while_it_runs(tmp_path, good) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COREFRAME_")}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (slow, good)))
     started = time.monotonic()
+    # A job in the background ignores SIGINT, and its children too; `preexec_fn` would fork.
+    program = (
+        "import runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.argv = ['coreframe', 'plugins', '--json']\n"
+        "runpy.run_module('coreframe', run_name='__main__')\n"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "coreframe", "plugins", "--json"],
+        [sys.executable, "-c", program],
         env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # A job in the background ignores it, and its children too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     line = process.stderr.readline()
