@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from coreframe.testing import kernels, plugins, target
+from coreframe.testing import target
 from coreframe.testing.checks import Promise
+from coreframe.testing.kernels import compare
+from coreframe.testing.plugins import promises
 from coreframe.testing.shared import SHARED
 
 INTRODUCTION = """\
@@ -40,13 +42,13 @@ def page() -> str:
         own = [promise for promise in kit.promises if promise.name not in shared]
         count += len(own)
         parts += [f"## {TITLES[kit.kind]}", table(own)]
-    parts += ["## `check_plugin`: whole plugins", table(plugins.PROMISES)]
+    parts += ["## `check_plugin`: whole plugins", table(promises.PROMISES)]
     parts += [
         "## `check_kernels`: kernels of a backend",
         "One promise for each kernel, by its name.",
-        rows([("NAME", kernels.SENTENCE, kernels.FIX)]),
+        rows([("NAME", compare.SENTENCE, compare.FIX)]),
     ]
-    count += len(plugins.PROMISES) + 1
+    count += len(promises.PROMISES) + 1
     parts.insert(1, f"There are {count} in all.")
     return "\n\n".join(parts) + "\n"
 

@@ -12,16 +12,16 @@ It needs no test framework itself. Nothing else in coreframe imports it, but the
 
 from typing import Any
 
-from coreframe.testing.adapters import check_adapter
-from coreframe.testing.backends import check_backend
-from coreframe.testing.callbacks import check_callback
+from coreframe.testing.adapters.promises import check_adapter
+from coreframe.testing.backends.promises import check_backend
+from coreframe.testing.callbacks.promises import check_callback
 from coreframe.testing.checks import Check, report
-from coreframe.testing.embedders import check_embedder
-from coreframe.testing.kernels import check_kernels
-from coreframe.testing.losses import check_loss
-from coreframe.testing.miners import check_miner
-from coreframe.testing.optimizers import check_optimizer
-from coreframe.testing.regularizers import check_regularizer
+from coreframe.testing.embedders.promises import check_embedder
+from coreframe.testing.kernels.compare import check_kernels
+from coreframe.testing.losses.promises import check_loss
+from coreframe.testing.miners.promises import check_miner
+from coreframe.testing.optimizers.promises import check_optimizer
+from coreframe.testing.regularizers.promises import check_regularizer
 from coreframe.testing.samplers import check_sampler
 from coreframe.testing.schedulers import check_scheduler
 from coreframe.testing.target import check, check_plugin, promises

@@ -17,16 +17,19 @@ from coreframe.errors import (
 )
 from coreframe.plugin import KINDS
 from coreframe.registry import Entry, argument_problems, import_target, registry
-from coreframe.testing import backends, packages, plugins
-from coreframe.testing.adapters import KIT as ADAPTERS
-from coreframe.testing.callbacks import KIT as CALLBACKS
+from coreframe.testing.adapters.promises import KIT as ADAPTERS
+from coreframe.testing.backends.promises import KIT as BACKENDS
+from coreframe.testing.backends.promises import is_backend
+from coreframe.testing.callbacks.promises import KIT as CALLBACKS
 from coreframe.testing.checks import Check, NotApplicable, Promise
-from coreframe.testing.embedders import KIT as EMBEDDERS
+from coreframe.testing.embedders.promises import KIT as EMBEDDERS
 from coreframe.testing.kit import Kit
-from coreframe.testing.losses import KIT as LOSSES
-from coreframe.testing.miners import KIT as MINERS
-from coreframe.testing.optimizers import KIT as OPTIMIZERS
-from coreframe.testing.regularizers import KIT as REGULARIZERS
+from coreframe.testing.losses.promises import KIT as LOSSES
+from coreframe.testing.miners.promises import KIT as MINERS
+from coreframe.testing.optimizers.promises import KIT as OPTIMIZERS
+from coreframe.testing.plugins import packages
+from coreframe.testing.plugins.promises import PROMISES as OF_A_PLUGIN
+from coreframe.testing.regularizers.promises import KIT as REGULARIZERS
 from coreframe.testing.samplers import KIT as SAMPLERS
 from coreframe.testing.schedulers import KIT as SCHEDULERS
 from coreframe.testing.suites import Item, Suite, items
@@ -41,7 +44,7 @@ KITS: tuple[Kit, ...] = (
     SAMPLERS,
     CALLBACKS,
     EMBEDDERS,
-    backends.KIT,
+    BACKENDS,
 )
 """The checks of each kind of component."""
 
@@ -90,8 +93,8 @@ def suites_of(component: Any) -> list[Suite]:
     for kit in KITS:
         if isinstance(component, kit.base):
             return [kit.suite(component)]
-    if isinstance(component, type) and backends.is_backend(component):
-        return [backends.KIT.suite(component)]
+    if isinstance(component, type) and is_backend(component):
+        return [BACKENDS.suite(component)]
     hint = "; give an instance, not the class" if isinstance(component, type) else ""
     raise ArgumentTypeError(_no_kind(repr(component), type(component).__name__) + hint)
 
@@ -132,12 +135,12 @@ def suites(
         return plugin_suites(packages.package(target), arguments, make)
     title = f"{kind}:{name}" if name else target
     if kind == "backends":
-        return [backends.KIT.suite(make(component, arguments) if arguments else component, title)]
+        return [BACKENDS.suite(make(component, arguments) if arguments else component, title)]
     if kind:
         return [_kit(kind).suite(_made(target, component, arguments, make), title)]
-    if isinstance(component, type) and backends.is_backend(component):
-        return [backends.KIT.suite(make(component, arguments) if arguments else component, title)]
-    bases = tuple(kit.base for kit in KITS if kit is not backends.KIT)
+    if isinstance(component, type) and is_backend(component):
+        return [BACKENDS.suite(make(component, arguments) if arguments else component, title)]
+    bases = tuple(kit.base for kit in KITS if kit is not BACKENDS)
     if isinstance(component, type) and not issubclass(component, bases):
         raise ArgumentTypeError(_no_kind(repr(target), component.__name__))
     made = _made(target, component, arguments, make)
@@ -226,7 +229,7 @@ def plugin_suites(
     package: packages.Package, arguments: Mapping[str, Mapping[str, Any]], make: Make
 ) -> list[Suite]:
     """Return what a plugin promises as a package, and then what each of its components does."""
-    found = [Suite(package.title, "the package", plugins.PROMISES, lambda: package)]
+    found = [Suite(package.title, "the package", OF_A_PLUGIN, lambda: package)]
     offers = {f"{offer.kind}:{offer.name}": offer for offer in package.offers}
     for name in arguments:
         if name not in offers:

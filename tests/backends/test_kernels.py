@@ -16,7 +16,8 @@ import coreframe_numpy.plugin
 from coreframe import cli, ops, registry
 from coreframe.errors import UnknownName
 from coreframe.loss import LossResult
-from coreframe.testing import check_kernels, kernel_components, report
+from coreframe.testing import check_kernels, report
+from coreframe.testing.kernels import components
 from coreframe_losses.info_nce import InfoNCE
 from coreframe_losses.triplet import MODES, Triplet
 from coreframe_numpy.kernels import blocks, info_nce, info_nce_small, optimizers, rows, search
@@ -38,13 +39,13 @@ def test_our_kernels_are_checked_and_right(name):
 
 
 def test_every_setting_of_a_component_is_tried():
-    triplets = kernel_components.settings(Triplet)
+    triplets = components.settings(Triplet)
     assert {loss.mode for loss in triplets} == set(MODES)
     assert {0.0, 0.5} < {loss.margin for loss in triplets}
-    losses = kernel_components.settings(InfoNCE)
+    losses = components.settings(InfoNCE)
     assert {loss.symmetric for loss in losses} == {False, True}
     assert min(loss.temperature for loss in losses) < 0.02
-    optimizers = kernel_components.settings(SGD)
+    optimizers = components.settings(SGD)
     assert any(x.nesterov and x.momentum for x in optimizers)
     assert any(x.weight_decay for x in optimizers)
 

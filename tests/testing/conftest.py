@@ -6,7 +6,8 @@ import importlib.util
 
 import pytest
 
-from coreframe.testing import arrays, growth, loss_values
+from coreframe.testing import arrays, growth
+from coreframe.testing.losses import values
 
 
 @pytest.fixture
@@ -23,6 +24,6 @@ def few_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fast(few_libraries: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kit that looks less closely at gradients and memory, for faults of another kind."""
-    monkeypatch.setattr(loss_values, "DIRECTIONS", 3)
+    monkeypatch.setattr(values, "DIRECTIONS", 3)
     monkeypatch.setattr(growth, "ROWS", (8, 32))
     monkeypatch.setattr(growth, "WIDTHS", (4, 8))

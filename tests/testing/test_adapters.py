@@ -15,7 +15,7 @@ from coreframe.backend import to_numpy
 from coreframe.errors import ArgumentError
 from coreframe.registry import build
 from coreframe.testing import arrays, check_adapter, report
-from coreframe.testing.adapters import KIT
+from coreframe.testing.adapters.promises import KIT
 from coreframe_adapters.linear import Linear
 from coreframe_adapters.low_rank import LowRank
 from coreframe_adapters.procrustes import Procrustes

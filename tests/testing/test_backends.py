@@ -14,8 +14,10 @@ import pytest
 
 from coreframe import get_backend
 from coreframe.errors import BackendUnavailable, UnknownName
-from coreframe.testing import arrays, backend_computing, backends, check_backend, report
-from coreframe.testing.standard import FUNCTIONS
+from coreframe.testing import arrays, check_backend, report
+from coreframe.testing.backends import computing
+from coreframe.testing.backends.promises import PROMISES, Subject
+from coreframe.testing.backends.standard import FUNCTIONS
 from coreframe.testing.suites import Suite
 from coreframe_numpy.backend import NumpyBackend
 
@@ -276,7 +278,7 @@ class Shares(NumpyBackend):
     ids=lambda x: x.__name__ if isinstance(x, type) else "",
 )
 def test_a_wrong_backend_is_named(backend: type, name: str, words: str) -> None:
-    outcome = Suite("", "", backends.PROMISES, lambda: backends.Subject(backend)).check(name)
+    outcome = Suite("", "", PROMISES, lambda: Subject(backend)).check(name)
     assert not outcome.ok
     assert words in outcome.detail, outcome.detail
     assert "To fix: " in outcome.detail
@@ -315,7 +317,7 @@ def test_every_call_that_is_compared_shows_something() -> None:
 
     quiet = {"zeros"}  # which is tried without rows
     for name, call in FUNCTIONS.items():
-        found = list(backend_computing.agree(backends.Subject(Off), {name: call}))
+        found = list(computing.agree(Subject(Off), {name: call}))
         assert bool(found) == (name not in quiet), name
 
 

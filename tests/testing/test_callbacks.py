@@ -19,7 +19,7 @@ from coreframe import checks
 from coreframe.callbacks import About, Callback, Record, Session, Status, Tracker
 from coreframe.errors import MissingExtra
 from coreframe.testing import check_callback, report
-from coreframe.testing.callbacks import KIT
+from coreframe.testing.callbacks.promises import KIT
 from coreframe_callbacks.jsonl import Jsonl
 
 
@@ -138,9 +138,9 @@ class WritesToTheValues(Patience):
 
 class WritesToTheData(Patience):
     def on_start(self, run: Any) -> None:
-        from coreframe.testing import callback_subject
+        from coreframe.testing.callbacks import subject
 
-        callback_subject.pairs().queries[...] *= 1.01
+        subject.pairs().queries[...] *= 1.01
 
 
 class NeedsADevPart(Patience):

@@ -20,7 +20,7 @@ from coreframe.embedder import check_texts
 from coreframe.errors import EmbedderError
 from coreframe.registry import build
 from coreframe.testing import check_embedder, report
-from coreframe.testing.embedders import KIT
+from coreframe.testing.embedders.promises import KIT
 
 
 def lengths(texts: list[str]) -> Any:

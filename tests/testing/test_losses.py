@@ -12,8 +12,10 @@ import pytest
 from coreframe import Batch, Loss, LossResult, PairwiseLoss, namespace
 from coreframe.errors import ArgumentError
 from coreframe.row_loss import RowLoss
-from coreframe.testing import Check, arrays, check_loss, growth, loss_values, losses, report
-from coreframe.testing.loss_subject import Subject
+from coreframe.testing import Check, arrays, check_loss, growth, report
+from coreframe.testing.losses import values
+from coreframe.testing.losses.promises import PROMISES
+from coreframe.testing.losses.subject import Subject
 
 
 def broken(loss: Loss) -> dict[str, str]:
@@ -170,7 +172,7 @@ class WrongForItsParameter(Scaled):
 def test_a_wrong_gradient_is_named_and_nothing_else(
     few_libraries: None, loss: Loss, words: list[str]
 ) -> None:
-    assert loss_values.DIRECTIONS == 50
+    assert values.DIRECTIONS == 50
     found = broken(loss)
     assert list(found) == ["gradient"]
     assert all(part in found["gradient"] for part in words), found["gradient"]
@@ -645,7 +647,7 @@ def test_what_looks_at_values_cannot_be_traced(fast: None, monkeypatch: Any) -> 
     assert broken(LooksAtValues()) == {}  # NumPy does not mind
     jax = pytest.importorskip("jax")
     monkeypatch.setattr(arrays, "libraries", lambda: {"jax": jax.numpy.asarray})
-    promise = next(p for p in losses.PROMISES if p.name == "traceable")
+    promise = next(p for p in PROMISES if p.name == "traceable")
     assert "TracerBoolConversionError" in promise.check(Subject(LooksAtValues())).detail
     assert promise.check(Subject(Right())).ok
 
@@ -683,7 +685,7 @@ class ComparesAllWithAll(Distance):
 )
 def test_memory_that_grows_too_fast_is_named(few_libraries: None, loss: Loss, words: str) -> None:
     subject = Subject(loss)
-    check = next(p for p in losses.PROMISES if p.name == "memory").check(subject)
+    check = next(p for p in PROMISES if p.name == "memory").check(subject)
     assert check.ok == (not words), check.detail
     assert words in check.detail, check.detail
 
@@ -715,7 +717,7 @@ def test_every_promise_has_a_fault_that_it_names() -> None:
     from coreframe.testing.shared import SHARED
 
     named = {name for _, name, _ in FAULTS} | {"gradient", "traceable", "memory", "ties"}
-    own = [p.name for p in losses.PROMISES if p not in SHARED]
+    own = [p.name for p in PROMISES if p not in SHARED]
     assert set(own) <= named
     assert len(own) == len(set(own))
 

@@ -11,7 +11,8 @@ import pytest
 from coreframe import Batch, Masked, Miner, Relation, namespace
 from coreframe.errors import ArgumentError
 from coreframe.miner import RankingMiner, Rows, similarity_rows, with_negatives
-from coreframe.testing import arrays, check_miner, miners
+from coreframe.testing import arrays, check_miner
+from coreframe.testing.miners.promises import PROMISES
 from coreframe.testing.shared import SHARED
 
 
@@ -373,5 +374,5 @@ def test_memory_that_grows_too_fast_is_named(few_libraries: None) -> None:
 def test_every_promise_has_a_fault_that_it_names() -> None:
     edges = {"one_row", "duplicates", "zero_vectors", "magnitudes", "no_positives"}
     named = {name for _, name, _ in FAULTS} | edges | {"memory", "deterministic"}
-    own = [p.name for p in miners.PROMISES if p not in SHARED]
+    own = [p.name for p in PROMISES if p not in SHARED]
     assert set(own) <= named

@@ -17,7 +17,7 @@ from coreframe import Optimizer, Rule, Scheduler, checks, namespace
 from coreframe.registry import build
 from coreframe.scheduler import plain
 from coreframe.testing import Check, arrays, report
-from coreframe.testing.optimizers import KIT, PROMISES, check_optimizer
+from coreframe.testing.optimizers.promises import KIT, PROMISES, check_optimizer
 from coreframe.testing.shared import SHARED
 
 RULES = (Rule("*.Q", {"learning_rate": 0.016}), Rule("query.b", {"learning_rate": 0.0}))

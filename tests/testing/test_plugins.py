@@ -13,7 +13,8 @@ import pytest
 
 from coreframe import registry
 from coreframe.errors import UnknownName
-from coreframe.testing import arrays, check, check_plugin, packages, plugins, report
+from coreframe.testing import arrays, check, check_plugin, report
+from coreframe.testing.plugins import packages, promises
 from coreframe.testing.suites import Suite
 
 TESTS = Path(__file__).parents[1]
@@ -93,7 +94,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Written]:
 
 def outcome(plugin: str, name: str) -> Any:
     package = packages.package(plugin)
-    return Suite("", "", plugins.PROMISES, lambda: package).check(name)
+    return Suite("", "", promises.PROMISES, lambda: package).check(name)
 
 
 def test_a_right_plugin_passes_with_its_components(write: Written) -> None:
@@ -223,7 +224,7 @@ def test_a_wrong_plugin_is_named(
     plugin = write(**changed)
     if "os._exit" in changed.get("source", ""):  # which this process would not outlive
         package = packages.package(plugin)
-        (promise,) = [p for p in plugins.PROMISES if p.name == name]
+        (promise,) = [p for p in promises.PROMISES if p.name == name]
         vars(package)["offers"] = []
         found = promise.check(package)
     else:
@@ -236,7 +237,7 @@ def test_a_wrong_plugin_is_named(
 def test_a_slow_import_is_named(write: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = write("import time; time.sleep(0.2)" + LOSSES)
     assert outcome(plugin, "quick_import")
-    monkeypatch.setattr(plugins, "SLOW_SECONDS", 0.15)
+    monkeypatch.setattr(promises, "SLOW_SECONDS", 0.15)
     found = outcome(plugin, "quick_import")
     assert not found.ok
     assert re.match(r"importing acme.plugin took \d\.\d s", found.detail)
@@ -265,4 +266,4 @@ def test_the_public_modules_are_those_of_the_page() -> None:
     page = (TESTS.parent / "docs" / "stability.md").read_text(encoding="utf-8")
     table = page.partition("For authors of plugins")[2].partition("For programs")[0]
     listed = set(re.findall(r"^\| `coreframe\.([\w.]+)`", table, re.MULTILINE))
-    assert listed == plugins.PUBLIC
+    assert listed == promises.PUBLIC

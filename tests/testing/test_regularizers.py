@@ -17,7 +17,7 @@ from coreframe import LossResult, Regularizer, Scheduler, checks, namespace
 from coreframe.registry import build
 from coreframe.scheduler import plain, require_resolved
 from coreframe.testing import Check, arrays, report
-from coreframe.testing.regularizers import KIT, PROMISES, check_regularizer
+from coreframe.testing.regularizers.promises import KIT, PROMISES, check_regularizer
 from coreframe.testing.shared import SHARED
 from coreframe_regularizers.ewc import EWC
 

@@ -15,8 +15,9 @@ from coreframe import Rule, build
 from coreframe.plugin import KINDS
 from coreframe.registry import registry
 from coreframe.scheduler import Scheduler
-from coreframe.testing import arrays, packages, plugins, report, target
-from coreframe.testing.regularizers import starting_parameters
+from coreframe.testing import arrays, report, target
+from coreframe.testing.plugins import packages, promises
+from coreframe.testing.regularizers.promises import starting_parameters
 
 Fields = dict[str, Any]
 
@@ -243,12 +244,12 @@ def test_every_kind_has_a_kit() -> None:
 
 
 def test_our_own_plugins_keep_their_promises() -> None:
-    checks = [p.check(packages.package("coreframe-ml")) for p in plugins.PROMISES]
+    checks = [p.check(packages.package("coreframe-ml")) for p in promises.PROMISES]
     assert all(checks), report([c for c in checks if not c])
 
 
 def test_there_are_many_checks() -> None:
-    found = [promise for kit in target.KITS for promise in kit.promises] + plugins.PROMISES
+    found = [promise for kit in target.KITS for promise in kit.promises] + promises.PROMISES
     assert len({(p.name, p.sentence) for p in found}) >= 60
     for each in found:
         assert each.name.isidentifier()

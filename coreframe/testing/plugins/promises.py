@@ -23,10 +23,10 @@ from coreframe.regularizer import Regularizer
 from coreframe.sampler import Sampler
 from coreframe.scheduler import Scheduler
 from coreframe.testing import checks
-from coreframe.testing.backend_subject import METHODS
-from coreframe.testing.backends import is_backend
+from coreframe.testing.backends.promises import is_backend
+from coreframe.testing.backends.subject import METHODS
 from coreframe.testing.checks import NotApplicable, Promise, Remark, explain
-from coreframe.testing.packages import Package
+from coreframe.testing.plugins.packages import Package
 
 SLOW_SECONDS = 5.0
 HEAVY = ("cupy", "jax", "numpy", "tensorflow", "torch")

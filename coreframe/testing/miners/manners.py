@@ -21,7 +21,7 @@ from coreframe.testing.checks import (
     recorded_warnings,
 )
 from coreframe.testing.growth import too_fast
-from coreframe.testing.miner_subject import PAIRS, Subject, invented, whole
+from coreframe.testing.miners.subject import PAIRS, Subject, invented, whole
 
 PROMISES: list[Promise] = []
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from coreframe.backend import to_numpy
 from coreframe.optimizer import Optimizer
-from coreframe.testing import kit, optimizer_manners, optimizer_steps
+from coreframe.testing import kit
 from coreframe.testing.arrays import Place, on_numpy
 from coreframe.testing.checks import REPEATABLE, Check, Promise, difference, explain, promise
 from coreframe.testing.dtypes import in_dtype, kind, known, placed
-from coreframe.testing.optimizer_subject import RATE, TOLERANCE, Subject, everything
+from coreframe.testing.optimizers import manners, steps
+from coreframe.testing.optimizers.subject import RATE, TOLERANCE, Subject, everything
 from coreframe.testing.shared import SHARED
 
 FORM: list[Promise] = []
@@ -173,6 +174,6 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
     subject.walk(subject.optimizer, subject.gradients())  # on read-only arrays
 
 
-PROMISES = [*SHARED, *FORM, *optimizer_steps.PROMISES, *optimizer_manners.PROMISES]
+PROMISES = [*SHARED, *FORM, *steps.PROMISES, *manners.PROMISES]
 
 KIT = kit.Kit("optimizers", Optimizer, Subject, PROMISES)

@@ -18,7 +18,7 @@ from coreframe.state import load_state, save_state
 from coreframe.testing import arrays
 from coreframe.testing.checks import NotApplicable, Promise, difference, explain, promise, same_bits
 from coreframe.testing.growth import LINEAR, SIDES, SMALL, peak, size, too_fast
-from coreframe.testing.loss_subject import NUMBERS, Outcome, Subject, compare, has_dtype
+from coreframe.testing.losses.subject import NUMBERS, Outcome, Subject, compare, has_dtype
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-3}
 

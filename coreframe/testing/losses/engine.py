@@ -10,7 +10,7 @@ import numpy as np
 from coreframe.row_loss import RowLoss
 from coreframe.testing import arrays
 from coreframe.testing.checks import REPEATABLE, NotApplicable, Promise, difference, promise
-from coreframe.testing.loss_subject import NUMBERS, Outcome, Subject, compare
+from coreframe.testing.losses.subject import NUMBERS, Outcome, Subject, compare
 
 FIRST: list[Promise] = []
 """What is asked before the loss is called as a whole."""

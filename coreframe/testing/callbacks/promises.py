@@ -19,7 +19,7 @@ import numpy as np
 from coreframe.callbacks import About, Callback, Record, Session, Status, Tracker
 from coreframe.errors import MissingExtra, nearest
 from coreframe.testing import kit
-from coreframe.testing.callback_subject import CONFIG, HOOKS, Subject, follow
+from coreframe.testing.callbacks.subject import CONFIG, HOOKS, Subject, follow
 from coreframe.testing.checks import Check, Promise, explain, promise, same_bits
 from coreframe.testing.field_checks import FIELDS
 from coreframe.testing.shared import SHARED

@@ -24,7 +24,7 @@ from coreframe.testing.checks import (
 from coreframe.testing.dtypes import placed
 from coreframe.testing.growth import per_row
 from coreframe.testing.hyperparameters import unchecked, unscheduled
-from coreframe.testing.optimizer_subject import TOLERANCE, Subject, everything, others
+from coreframe.testing.optimizers.subject import TOLERANCE, Subject, everything, others
 
 PROMISES: list[Promise] = []
 

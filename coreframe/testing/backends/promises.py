@@ -10,8 +10,10 @@ import numpy as np
 from coreframe import backend as selector
 from coreframe.backend import Backend, library_name
 from coreframe.errors import BackendUnavailable
-from coreframe.testing import arrays, backend_computing, checks, kit
-from coreframe.testing.backend_subject import (
+from coreframe.testing import arrays, checks, kit
+from coreframe.testing.backends import computing
+from coreframe.testing.backends.standard import FUNCTIONS
+from coreframe.testing.backends.subject import (
     MEMBERS,
     METHODS,
     NOWHERE,
@@ -21,7 +23,6 @@ from coreframe.testing.backend_subject import (
 )
 from coreframe.testing.checks import Check, NotApplicable, Promise, difference
 from coreframe.testing.shared import SHARED
-from coreframe.testing.standard import FUNCTIONS
 
 OF_FIELDS = (
     "form",
@@ -342,7 +343,7 @@ def dlpack(subject: Subject) -> Iterator[str]:
         yield "xp.from_dlpack reads other values"
 
 
-PROMISES += backend_computing.PROMISES
+PROMISES += computing.PROMISES
 PROMISES += [promise for promise in SHARED if promise.name not in OF_FIELDS]
 
 KIT = kit.Kit("backends", Backend, Subject, PROMISES)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coreframe.loss import Loss
-from coreframe.testing import kit, loss_engine, loss_manners, loss_values
+from coreframe.testing import kit
 from coreframe.testing.checks import REPEATABLE, Check, Promise, difference, promise
-from coreframe.testing.loss_subject import Subject
+from coreframe.testing.losses import engine, manners, values
+from coreframe.testing.losses.subject import Subject
 from coreframe.testing.shared import SHARED
 
 FORM: list[Promise] = []
@@ -78,15 +79,15 @@ def wrt(subject: Subject) -> Iterator[str]:
                 yield f"{case.name}: grads[{name!r}] changes with wrt"
 
 
-ENGINE, TRACEABLE = loss_engine.PROMISES[:-1], loss_engine.PROMISES[-1:]
+ENGINE, TRACEABLE = engine.PROMISES[:-1], engine.PROMISES[-1:]
 
 PROMISES = [
-    *loss_engine.FIRST,
+    *engine.FIRST,
     *SHARED,
     *FORM,
     *ENGINE,
-    *loss_values.PROMISES,
-    *loss_manners.PROMISES,
+    *values.PROMISES,
+    *manners.PROMISES,
     *TRACEABLE,
 ]
 

@@ -21,9 +21,10 @@ from coreframe.loss import Loss
 from coreframe.ops import Op
 from coreframe.optimizer import Optimizer
 from coreframe.registry import import_target, kernel_table, registry
-from coreframe.testing import kernel_components, kernel_inputs
 from coreframe.testing.checks import MOST_PROBLEMS, Check, explain
-from coreframe.testing.kernel_inputs import Ground, Trial
+from coreframe.testing.kernels import components
+from coreframe.testing.kernels import inputs as made_up
+from coreframe.testing.kernels.inputs import Ground, Trial
 
 THREADS = ("1", "2", "3")
 MODES = ("", "plain")
@@ -78,10 +79,10 @@ def _trials(
     name: str, ground: Ground, inputs: Mapping[str, Sequence[tuple[Any, ...]]]
 ) -> Iterator[Trial] | str:
     """Return what a kernel is to be run on, or why there is nothing."""
-    if name in kernel_inputs.OPERATIONS and name not in inputs:
-        return kernel_inputs.trials(*kernel_inputs.OPERATIONS[name], ground)
+    if name in made_up.OPERATIONS and name not in inputs:
+        return made_up.trials(*made_up.OPERATIONS[name], ground)
     if name == "block_loop":
-        return kernel_components.block_loop_trials(ground)
+        return components.block_loop_trials(ground)
     module, _, attribute = name.partition(":")
     owner, _, part = attribute.partition(".")
     try:
@@ -90,15 +91,15 @@ def _trials(
         return f"nothing is known about this operation: {error}"
     if isinstance(subject, Op):
         if name in inputs:
-            return kernel_inputs.trials(subject, kernel_inputs.given(inputs[name]), ground)
+            return made_up.trials(subject, made_up.given(inputs[name]), ground)
         return "there are no inputs for this operation; check_kernels(inputs=...) takes some"
     if isinstance(subject, type) and issubclass(subject, Loss | Optimizer):
-        settings = kernel_components.settings(subject)
+        settings = components.settings(subject)
         if not settings:
             return f"{owner} cannot be made by its defaults"
         if issubclass(subject, Loss):
-            return kernel_components.loss_trials(name, part, settings, ground)
-        return kernel_components.optimizer_trials(settings, ground)
+            return components.loss_trials(name, part, settings, ground)
+        return components.optimizer_trials(settings, ground)
     return f"{owner} is no operation, loss or optimizer"
 
 

@@ -18,7 +18,7 @@ from coreframe.testing.checks import (
     promise,
     recorded_warnings,
 )
-from coreframe.testing.loss_subject import NUMBERS, Outcome, Subject, compare
+from coreframe.testing.losses.subject import NUMBERS, Outcome, Subject, compare
 
 DIRECTIONS = 50
 STEPS = (1e-5, 1e-6, 1e-4)  # of central differences; the later ones in case a kink is near

@@ -15,7 +15,7 @@ from coreframe.backend import to_numpy
 from coreframe.random import stream
 from coreframe.state import load_state, save_state
 from coreframe.testing import arrays, checks
-from coreframe.testing.adapter_subject import (
+from coreframe.testing.adapters.subject import (
     NOISY,
     ROWS,
     TOLERANCE,

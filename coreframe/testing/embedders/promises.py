@@ -21,7 +21,7 @@ from coreframe.embedder import Embedder, Side, embed_side
 from coreframe.errors import ArgumentTypeError, CoreframeError
 from coreframe.testing import checks, kit
 from coreframe.testing.checks import Check, NotApplicable, Promise, explain
-from coreframe.testing.embedder_subject import (
+from coreframe.testing.embedders.subject import (
     LONG,
     METHODS,
     OTHERS,

@@ -24,7 +24,7 @@ from coreframe.result import REDUCTIONS
 from coreframe.similarity import NAMES, Similarity
 from coreframe.testing import arrays
 from coreframe.testing.arrays import Case, Place
-from coreframe.testing.kernel_inputs import LAYOUTS, Ground, Trial, unchanged
+from coreframe.testing.kernels.inputs import LAYOUTS, Ground, Trial, unchanged
 from coreframe.tiles import rows_of
 
 OPTIONS = ("similarity", "reduction", "learnable_scale", "memory_budget")

@@ -11,7 +11,7 @@ from coreframe.backend import library_of, to_numpy
 from coreframe.errors import CoreframeError
 from coreframe.random import stream
 from coreframe.testing import checks
-from coreframe.testing.adapter_subject import (
+from coreframe.testing.adapters.subject import (
     TOLERANCE,
     Subject,
     differences,

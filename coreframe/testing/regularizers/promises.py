@@ -12,7 +12,7 @@ import numpy as np
 from coreframe.backend import to_numpy
 from coreframe.regularizer import Regularizer
 from coreframe.result import LossResult
-from coreframe.testing import kit, regularizer_manners
+from coreframe.testing import kit
 from coreframe.testing.checks import (
     REPEATABLE,
     Check,
@@ -23,8 +23,9 @@ from coreframe.testing.checks import (
     promise,
 )
 from coreframe.testing.dtypes import kind, known, placed
-from coreframe.testing.regularizer_subject import Case, Subject, placed_ids, problems, rows
-from coreframe.testing.regularizer_subject import starting_parameters as starting_parameters
+from coreframe.testing.regularizers import manners
+from coreframe.testing.regularizers.subject import Case, Subject, placed_ids, problems, rows
+from coreframe.testing.regularizers.subject import starting_parameters as starting_parameters
 from coreframe.testing.shared import SHARED
 
 DIRECTIONS = 50
@@ -361,6 +362,6 @@ def traceable(subject: Subject) -> Iterator[str]:
             yield f"{case.name}: the value is another under jax.jit"
 
 
-PROMISES = [*SHARED, *OWN, *regularizer_manners.PROMISES]
+PROMISES = [*SHARED, *OWN, *manners.PROMISES]
 
 KIT = kit.Kit("regularizers", Regularizer, Subject, PROMISES)

@@ -12,10 +12,10 @@ from coreframe import backend as selector
 from coreframe import registry
 from coreframe.batch import Batch
 from coreframe.testing import checks
-from coreframe.testing.backend_subject import TOLERANCE, Subject
+from coreframe.testing.backends.standard import FUNCTIONS, OPERATORS
+from coreframe.testing.backends.subject import TOLERANCE, Subject
 from coreframe.testing.checks import Promise, difference
-from coreframe.testing.kernel_inputs import OPERATIONS, Call
-from coreframe.testing.standard import FUNCTIONS, OPERATORS
+from coreframe.testing.kernels.inputs import OPERATIONS, Call
 
 PROMISES: list[Promise] = []
 

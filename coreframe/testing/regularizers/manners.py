@@ -23,7 +23,7 @@ from coreframe.testing.checks import (
 from coreframe.testing.dtypes import placed
 from coreframe.testing.growth import per_row
 from coreframe.testing.hyperparameters import unchecked, unscheduled
-from coreframe.testing.regularizer_subject import Case, Subject, placed_ids
+from coreframe.testing.regularizers.subject import Case, Subject, placed_ids
 
 MOST_COPIES = 64  # of a row, that one call may hold at once
 

@@ -14,7 +14,7 @@ from coreframe.scheduler import plain
 from coreframe.testing.arrays import on_numpy
 from coreframe.testing.checks import REPEATABLE, Promise, difference, explain, promise, same_bits
 from coreframe.testing.dtypes import placed
-from coreframe.testing.optimizer_subject import (
+from coreframe.testing.optimizers.subject import (
     RATE,
     TOLERANCE,
     Subject,

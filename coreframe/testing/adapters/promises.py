@@ -10,8 +10,9 @@ import numpy as np
 from coreframe.adapter import Adapter, ClosedForm
 from coreframe.backend import device_of, library_of, to_numpy
 from coreframe.random import stream
-from coreframe.testing import adapter_manners, closed_forms, kit
-from coreframe.testing.adapter_subject import (
+from coreframe.testing import kit
+from coreframe.testing.adapters import closed_forms, manners
+from coreframe.testing.adapters.subject import (
     NOISY,
     ROWS,
     TOLERANCE,
@@ -271,7 +272,7 @@ def noise(subject: Subject) -> Iterator[str]:
                 yield f"{name} is another in a second pass {how}"
 
 
-OWN = [*FORM, *adapter_manners.MANNERS, *closed_forms.SOLVING]
+OWN = [*FORM, *manners.MANNERS, *closed_forms.SOLVING]
 
 PROMISES = [*SHARED, *FIELDS, *resting_on(("usable", "accepts"), OWN)]
 

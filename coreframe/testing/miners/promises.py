@@ -9,9 +9,10 @@ import numpy as np
 from coreframe.backend import device_of, namespace, to_numpy
 from coreframe.errors import ArgumentError
 from coreframe.miner import Miner, RankingMiner
-from coreframe.testing import arrays, kit, miner_manners
+from coreframe.testing import arrays, kit
 from coreframe.testing.checks import Check, NotApplicable, Promise, promise
-from coreframe.testing.miner_subject import PAIRS, Subject, invented, whole
+from coreframe.testing.miners import manners
+from coreframe.testing.miners.subject import PAIRS, Subject, invented, whole
 from coreframe.testing.shared import SHARED
 
 PROMISES: list[Promise] = []
@@ -241,6 +242,6 @@ def nan_invents_nothing(subject: Subject) -> Iterator[str]:
             yield from invented(case, mined, batch)
 
 
-PROMISES = [*SHARED, *PROMISES, *miner_manners.PROMISES]
+PROMISES = [*SHARED, *PROMISES, *manners.PROMISES]
 
 KIT = kit.Kit("miners", Miner, Subject, PROMISES)

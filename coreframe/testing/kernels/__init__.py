@@ -1,0 +1,1 @@
+"""A backend's kernels against the references."""
