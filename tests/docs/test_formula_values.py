@@ -349,7 +349,7 @@ def sgd() -> Pair:
 T = 40
 
 
-def curve(name: str, **fields: Any) -> list[float]:
+def curve(name: str, /, **fields: Any) -> list[float]:
     schedule = build("schedulers", name, **fields)
     return [schedule.at(t, T) for t in range(T + 1)]
 
