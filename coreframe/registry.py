@@ -291,8 +291,11 @@ def component(kind: str, given: Any, wanted: type) -> Any:
     return found
 
 
-def build(kind: str, name: str, **arguments: Any) -> Any:
-    """Build a component by name: ``build("losses", "info_nce", temperature=0.05)``."""
+def build(kind: str, name: str, /, **arguments: Any) -> Any:
+    """Build a component by name: ``build("losses", "info_nce", temperature=0.05)``.
+
+    Kind and name are positional, since components have fields of these names too.
+    """
     with naming_plugins():
         component = registry().find(kind, name).load()
         if problems := list(argument_problems(name, component, arguments)):
