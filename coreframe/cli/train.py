@@ -144,6 +144,18 @@ def train(
     )
 
 
+def embedded_by(loaded: Any, settings: Any) -> list[str]:
+    """Return a line on what made the vectors of texts, so that nobody takes it for their model."""
+    from coreframe.config import default
+
+    if loaded.base_model is None:
+        return []
+    line = f"texts   embedded by {loaded.base_model}"
+    if type(settings.embedder) is type(default().embedder):
+        line += ", the default, which sees spelling and not meaning ([embedder] names another)"
+    return [line]
+
+
 def _train(
     loaded: Any,
     settings: Any,
@@ -161,7 +173,8 @@ def _train(
     from coreframe.data.splits import split_pairs
     from coreframe.experiment import experiment
 
-    for line in (*loaded.notes, f"data    {loaded.pairs}"):
+    made_by = embedded_by(loaded, settings)
+    for line in (*loaded.notes, *made_by, f"data    {loaded.pairs}"):
         tell(options, line)
     split = split_pairs(loaded, settings.data, seed=settings.train.seed)
     train, dev, going_on = split.train, split.dev, None

@@ -43,6 +43,7 @@ def test_train_on_a_beir_folder(coreframe_, tmp_path, records) -> None:
     assert ran.returncode in (0, 3), ran.stderr
     count = len(records)
     assert f"columns BEIR folder: {count} queries, {count} documents" in ran.stderr
+    assert "texts   embedded by coreframe:Hashing, the default, which sees spelling" in ran.stderr
     assert "queries, as given" in ran.stderr
     assert "leakage 1 train query also in test" in ran.stderr
     folder = tmp_path / "coreframe-run"
