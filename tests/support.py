@@ -7,7 +7,9 @@ package: they are slow, plain, and meant to be read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import util
@@ -98,7 +100,27 @@ def _jax() -> Library:
     except ImportError:
         raise LibraryMissing("the package jax is not installed") from None
     jax.config.update("jax_enable_x64", True)
+    _share_the_compilers_context()
     return Library("jax", jax.numpy, jax.numpy.asarray, np.asarray)
+
+
+@functools.cache
+def _share_the_compilers_context() -> None:
+    """Let JAX make its compiler's context once, not anew for each of thousands of operations.
+
+    It saves a fifth of the time of all tests on JAX. A version that keeps it elsewhere is slower.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from jax._src.interpreters import mlir
+
+        make, of_thread = mlir.make_ir_context, threading.local()
+
+        def context() -> Any:
+            if not hasattr(of_thread, "context"):
+                of_thread.context = make()
+            return of_thread.context
+
+        mlir.make_ir_context = context
 
 
 def _cupy() -> Library:
