@@ -286,6 +286,8 @@ def test_pages_fit_and_follow_the_readers_colours(
         assert fields == (name != "index.html")
         if "components" in name:
             assert browser.ask("document.querySelector('math').getBoundingClientRect().height") > 15
+            family = browser.ask("getComputedStyle(document.querySelector('math')).fontFamily")
+            assert "Math" in family  # elsewhere braces and roots keep the size of a letter
             line = browser.ask("getComputedStyle(document.querySelector('.drawing .warm')).color")
             assert line == ("rgb(240, 162, 90)" if dark else "rgb(184, 92, 0)")
         if pictures := os.environ.get("COREFRAME_TEST_PICTURES"):
