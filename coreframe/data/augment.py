@@ -53,7 +53,8 @@ class Augmentation:
             everyday verbs and nouns of requests.
         insertions: words that change no meaning. Default: please, now, just, simply.
         synonym_probability, insertion_probability, case_probability: in [0, 1], how often a round
-            makes a copy of that kind. Default: 0.5, 0.3 and 0.3, as in the JavaScript seed.
+            makes a copy of that kind. Default: 0.5, 0.3 and 0.3, as in the older
+            JavaScript library.
         synonym_weight, insertion_weight, case_weight: >= 0, what the quality is multiplied by.
             Default: 0.9, 0.85 and 0.95, as there.
 

@@ -42,7 +42,7 @@ class Order(Sampler):
         curriculum: None, quality (``Pairs.weights``, the best first) or difficulty
             (``Pairs.difficulty``, the easiest first). Default: no curriculum.
         curriculum_epochs: >= 1, epochs that are sorted; later ones are shuffled. Default: 5, as in
-            the JavaScript seed.
+            the older JavaScript library.
         pool: in (0, 1], the share of the sorted examples that an epoch uses, or a scheduler over
             epochs, such as ``competence``: its step is the number of epochs done, its run
             ``curriculum_epochs`` long. Default: 1, all of them.

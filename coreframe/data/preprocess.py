@@ -167,7 +167,8 @@ class Preprocessor:
         embedder: texts to vectors; wrap it in ``Cached`` to keep vectors between calls.
         tokenizer: anything with ``encode(text)``, or None for no token ids. Default: None, since
             training needs vectors only.
-        max_length: >= 1, ids that a text keeps. Default: 512, as in the JavaScript seed.
+        max_length: >= 1, ids that a text keeps. Default: 512, as in the older
+            JavaScript library.
         embed: what is embedded, where a text has more ids than ``max_length``: the whole text, or
             the text of the ids that are kept (``tokenizer.decode``). Default: whole.
         quality_threshold: >= 0; an example of less is left out. Default: 0, which leaves none out.

@@ -25,7 +25,7 @@ class MicroLoRA(Layered):
     sit on inside of a transformer. A stored one is folded: low-rank, with the sum of the ranks.
 
     Args:
-        rank: r >= 1, of each layer. Default: 4, as in the JavaScript seed.
+        rank: r >= 1, of each layer. Default: 4, as in the older JavaScript library.
         alpha: > 0; each layer's product is scaled by alpha / rank. Default: 8, from there too:
             a scaling of 2.
         modules: the names of the layers, in order. Default: query, value, key and dense, from

@@ -30,7 +30,7 @@ class LocalContrastive(PairwiseLoss):
 
     Args:
         margin: >= 0, in units of the distance. Default: 1, that of Weinberger & Saul, and
-            the lower end of the range from 1 to 2 that the Rust seed recommends.
+            the lower end of the range from 1 to 2 that the older Rust library recommends.
         over_negatives: mean (over all negatives of the row, inactive ones included), sum, or
             none. With none each negative is a term of its own: the value is (n, k), needs
             reduction="none", and the gradients are those of its sum. Default: mean, so that the

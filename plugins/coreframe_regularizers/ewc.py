@@ -80,9 +80,9 @@ class EWC(Regularizer):
     Args:
         strength: >= 0. It depends on the scale of the Fisher information, so choose it on dev
             data, best with a Fisher that is ``normalized("mean")``: for InfoNCE that was 0.02 in
-            ``examples/continual_learning.py``. Default: 2000, the JavaScript seed's, for a mean
-            squared error, whose Fisher is small; with InfoNCE's it lets next to
-            nothing be learned.
+            ``examples/continual_learning.py``. Default: 2000, that of the older
+            JavaScript library for a mean squared error, whose Fisher is small; with InfoNCE's it
+            lets next to nothing be learned.
         mode: "separate", "sum", "online" or "average". Default: "separate", as Kirkpatrick et al.
         decay: what is left of the older Fisher in the mode "online", 0 to 1. Default: 1, which
             is the mode "sum".

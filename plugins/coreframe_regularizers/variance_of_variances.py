@@ -38,8 +38,8 @@ class VarianceOfVariances(Regularizer):
 
     Cost: O(n D) time and memory.
 
-    References: none; the spectral term of the Rust seed, kept under a name of its own. It is no
-    spectral term of a graph: for that see ``graph_laplacian``.
+    References: none; the spectral term of the older Rust library, under a name of its own. It
+    is no spectral term of a graph: for that see ``graph_laplacian``.
 
     >>> import numpy as np
     >>> rows = np.array([[0.0, 0.0], [2.0, 0.0]])

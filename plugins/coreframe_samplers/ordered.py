@@ -27,7 +27,8 @@ class Ordered(Sampler):
     Args:
         by: "quality" (``Pairs.weights``, the best first) or "difficulty" (``Pairs.difficulty``,
             the easiest first). Default: "difficulty".
-        epochs: >= 1, those that are sorted. Default: 5, as in the JavaScript seed.
+        epochs: >= 1, those that are sorted. Default: 5, as in the older JavaScript
+            library.
         pool: in (0, 1], the share of the sorted examples that an epoch uses, or a scheduler over
             the sorted epochs, such as ``competence``. Default: 1, all of them.
 

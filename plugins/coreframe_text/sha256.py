@@ -25,7 +25,7 @@ class Sha256(Embedder):
     The vectors carry no meaning: a change of case alone turns a text into an unrelated one, and
     texts in other than Latin scripts are all alike, since their units outweigh the hash. Use it
     where vectors only have to be the same everywhere (examples, tests, and data that the
-    JavaScript seed has embedded: the bits are the same); to search text, use ``hashing``.
+    older JavaScript library has embedded: the bits are the same); to search text, use ``hashing``.
 
     Args:
         dimensions: length of a vector, >= 1. Default: 384, that of small sentence embedders.
