@@ -82,19 +82,34 @@ def discover() -> list[Plugin]:
     One whose metadata is damaged, or that asks for another version of coreframe, has failed.
     """
     found: dict[str, Plugin] = {}
-    seen: set[str] = set()
+    seen: dict[str, tuple[str, str]] = {}
     for distribution in metadata.distributions():
         lines = _lines(distribution)
         if not lines:
             continue
         name, version, requires = _about(distribution)
+        folder = _folder(distribution)[0]
         if name in seen:  # a second copy, later on the path: Python does not import it either
+            if folder == seen[name][0] and version != seen[name][1]:
+                _doubt(found, name, version)
             continue
-        seen.add(name)
+        seen[name] = folder, version
         for line in lines:
             plugin = _plugin(line, name, version, requires)
-            found.setdefault(plugin.key, plugin)
+            other = found.setdefault(plugin.key, plugin)
+            if other.value != plugin.value:
+                other.fail(f"its entry_points.txt has {plugin.name!r} twice")
     return sorted(found.values(), key=lambda p: (not p.built_in, p.key))
+
+
+def _doubt(found: dict[str, Plugin], distribution: str, version: str) -> None:
+    """Say of the plugins of a distribution that it is there a second time, in the same folder."""
+    for plugin in found.values():
+        if plugin.distribution == distribution:
+            plugin.deeds = (
+                f"version {version} of it is installed in the same folder, and either may be "
+                f"imported; pip uninstall {distribution}, as often as it takes, and install it anew"
+            )
 
 
 def _lines(distribution: metadata.Distribution) -> list[str]:
@@ -104,12 +119,18 @@ def _lines(distribution: metadata.Distribution) -> list[str]:
     except UnicodeDecodeError as error:  # what is ours stays readable, and names itself
         text = error.object.decode(errors="replace")
     section, lines = "", []
-    for line in map(str.strip, text.splitlines()):
+    for line in map(str.strip, text.removeprefix("\ufeff").splitlines()):  # a byte order mark
         if line.startswith("["):
             section = line.strip("[] ")
         elif line and section == GROUP and not line.startswith(("#", ";")):
             lines.append(line)
     return lines
+
+
+def _folder(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Return where the metadata lies, and the name of its own folder."""
+    path = getattr(distribution, "_path", None)
+    return str(getattr(path, "parent", "")), str(getattr(path, "name", ""))
 
 
 def _about(distribution: metadata.Distribution) -> tuple[str, str, tuple[str, ...]]:
@@ -118,8 +139,7 @@ def _about(distribution: metadata.Distribution) -> tuple[str, str, tuple[str, ..
         about: Any = distribution.metadata
     except (UnicodeDecodeError, OSError):
         about = {}
-    folder = getattr(getattr(distribution, "_path", None), "name", "")
-    stem = re.sub(r"\.(dist|egg)-info$", "", folder).split("-")
+    stem = re.sub(r"\.(dist|egg)-info$", "", _folder(distribution)[1]).split("-")
     name = about.get("Name") or stem[0] or "unknown"
     version = about.get("Version") or (stem[1] if len(stem) > 1 else "?")
     requires = tuple(about.get_all("Requires-Dist") or ()) if about else ()

@@ -23,7 +23,8 @@ from coreframe.discovery import Plugin, missing_package
 from coreframe.errors import PluginError, PluginWarning, text_of
 
 SLOW_SECONDS = 5.0
-_STDOUT, _STDERR = 1, 2
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_TEXT = 300  # characters of an error that are shown
 
 lock = threading.RLock()
 """One for all that is done with plugins, so that no two can be taken crosswise."""
@@ -46,7 +47,9 @@ def isolated(plugin: Plugin, doing: str) -> Iterator[list[str]]:
         with (
             lock,
             _named_while_slow(plugin, doing),
+            _descriptors_kept(changed),
             _stdout_caught(printed),
+            _warnings_named(plugin),
             process_state.kept(changed),
             _copies_ended(plugin, doing),
         ):
@@ -108,6 +111,68 @@ def _say_slow(plugin: Plugin, doing: str) -> None:
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+# Warnings -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _warnings_named(plugin: Plugin) -> Iterator[None]:
+    """Add the plugin's name to warnings that the block gives in this thread."""
+    show, thread, running = warnings.showwarning, threading.get_ident(), True
+
+    def named(message: Any, category: type[Warning], *rest: Any) -> None:
+        ours = running and threading.get_ident() == thread
+        if ours and not issubclass(category, PluginWarning):  # which names one already
+            message = _with_name(message, plugin)
+        show(message, category, *rest)
+
+    warnings.showwarning = named  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        running = False
+        warnings.showwarning = show
+
+
+def _with_name(message: Any, plugin: Plugin) -> Any:
+    """Return a warning of the same class, or a text if the class makes something else of it."""
+    text = f"{text_of(message)} ({plugin.title})"
+    try:
+        found = type(message)(text)
+        return found if str(found) == text else text
+    except Exception:
+        return text
+
+
+# Stdin, stdout, stderr ----------------------------------------------------------------------
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """Return which file a descriptor stands for, or None: it is closed."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def _descriptors_kept(changed: list[str]) -> Iterator[None]:
+    """Open stdin and stderr again, if the block closes them or puts others in their place.
+
+    The next file that is opened would have the number of the one that is closed.
+    """
+    copies = {number: os.dup(number) for number in (_STDIN, _STDERR) if _identity(number)}
+    try:
+        yield
+    finally:
+        for number, copy in copies.items():
+            if (was := _identity(copy)) is not None:
+                if was != _identity(number):
+                    os.dup2(copy, number)
+                    changed.append(f"file descriptor {number}")
+                os.close(copy)
+
+
 # Stdout -------------------------------------------------------------------------------------
 
 
@@ -165,10 +230,23 @@ def _descriptor_caught(printed: list[str]) -> Iterator[None]:
             yield
         finally:
             _flush()
-            os.dup2(real, _STDOUT)
+            try:
+                os.dup2(real, _STDOUT)
+            except OSError as error:
+                _stdout_lost(file)
+                raise PluginError("it closed all files of the process, stdout too") from error
             os.close(real)
             file.seek(0)
             printed.append(file.read().decode(errors="replace"))
+
+
+def _stdout_lost(file: Any) -> None:
+    """Let what is printed fail from here on: else it would get lost without a word."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, _STDOUT)
+    os.dup2(null, file.fileno())  # so that it can be closed
+    if null != file.fileno():
+        os.close(null)
 
 
 def _nameless_file() -> Any:
@@ -194,7 +272,17 @@ def explain(plugin: Plugin, error: BaseException) -> str:
     """Return one line for an exception, with its place inside the plugin and what would help."""
     if isinstance(error, PluginError):  # ours: it happened in no place of the plugin
         return str(error)
+    try:
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in _explained(plugin, error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # by what it says of itself
+        return "an exception that cannot be shown"
+
+
+def _explained(plugin: Plugin, error: BaseException) -> str:
     first = next(iter(text_of(error).splitlines()), "")
+    first = first if len(first) <= _TEXT else f"{first[:_TEXT]}..."
     text = f"{type(error).__name__}: {first}".removesuffix(": ")
     frames = traceback.extract_tb(error.__traceback__)
     ours = os.path.dirname(__file__) + os.sep

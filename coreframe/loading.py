@@ -51,8 +51,6 @@ def warn(message: str) -> None:
 class Loader:
     """The plugins of a process while they are imported and asked."""
 
-    """All plugins of this process and the tables they offer. Built once, on first use."""
-
     def __init__(self, plugins: list[Plugin]) -> None:
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(Hooks)
@@ -66,6 +64,8 @@ class Loader:
             if plugin.state == "failed":  # by its metadata; it is not imported
                 self._say_failed(plugin)
             elif plugin.state == "found":
+                if plugin.deeds:  # a doubt that the metadata raises
+                    self._say(f"{plugin.title}: {plugin.deeds}")
                 self._load(plugin)
         self.done = True
 
@@ -119,17 +119,19 @@ class Loader:
         if self._manager.has_plugin(plugin.key):
             self._manager.unregister(name=plugin.key)
         plugin.fail(explain(plugin, error))
-        plugin.deeds = "; ".join(deeds)
-        self._say_failed(plugin, error)
+        _add_deeds(plugin, deeds)
+        also = f". Also, {'; '.join(deeds)}" if deeds else ""
+        self._say_failed(plugin, also, error)
 
-    def _say_failed(self, plugin: Plugin, error: BaseException | None = None) -> None:
-        also = f". Also, {plugin.deeds}" if plugin.deeds else ""
+    def _say_failed(
+        self, plugin: Plugin, also: str = "", error: BaseException | None = None
+    ) -> None:
         self._say(f"{plugin.title} was left out: {plugin.error}{also}", error)
 
     def _say_deeds(self, plugin: Plugin, when: str, deeds: list[str]) -> None:
         if deeds:
-            plugin.deeds = "; ".join(deeds)
-            self._say(f"{plugin.title}, {when}: {plugin.deeds}")
+            _add_deeds(plugin, deeds)
+            self._say(f"{plugin.title}, {when}: {'; '.join(deeds)}")
 
     def _say(self, message: str, error: BaseException | None = None) -> None:
         """Warn. Where warnings are errors, keep it until all plugins are loaded."""
@@ -159,7 +161,7 @@ class Loader:
                         table.close()  # or Python warns of it too
                     raise PluginError(f"{hook} must return a mapping, got {type(table).__name__}")
                 table = dict(table)
-            _check_table(hook, table)
+            table = _checked(hook, table)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -169,13 +171,21 @@ class Loader:
         return table
 
 
-def _check_table(hook: str, table: Mapping[Any, Any]) -> None:
+def _add_deeds(plugin: Plugin, deeds: list[str]) -> None:
+    plugin.deeds = "; ".join(filter(None, (plugin.deeds, *deeds)))
+
+
+def _checked(hook: str, table: Mapping[Any, Any]) -> dict[str, str]:
+    """Return a table as plain texts, or raise PluginError."""
+    found = {}
     for name, target in table.items():
         # A kernel may be keyed by a class, "module:Class"; a component name may not.
-        if hook != "coreframe_kernels" and not _NAME.match(str(name)):
+        if not isinstance(name, str) or (hook != "coreframe_kernels" and not _NAME.match(name)):
             raise PluginError(f"{hook}: {name!r} is not a name (a-z, 0-9 and _)")
         if not isinstance(target, str) or not _TARGET.match(target):
             raise PluginError(f"{hook}: {target!r} is not 'package.module:attribute'")
+        found[str.__str__(name)] = str.__str__(target)  # of a subclass, the text alone
+    return found
 
 
 def _warn_of_retired(plugin: Plugin, hook: str) -> None:

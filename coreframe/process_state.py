@@ -6,6 +6,7 @@ alone (a warning filter for its own messages) is left as it is.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import gc
 import locale
@@ -25,6 +26,8 @@ from typing import Any
 _NUMPY_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 _OPENBLAS_THREADS = 64  # what NumPy's own is built for, however many processors there are
 _VARIABLES = re.compile(r"(COREFRAME|CUDA|JAX|XLA|PYTHON)\w+|\w+_NUM_THREADS")
+_NAMED_THREADS = 3
+_NUMPY = ("numpy", "numpy.linalg", "numpy.random")
 _kept_alive: list[Any] = []  # a stream that is collected closes the descriptor that it shares
 
 
@@ -40,24 +43,35 @@ class Part:
 
 @contextlib.contextmanager
 def kept(changed: list[str]) -> Iterator[None]:
-    """Put back what the block changes, and add the names of it to ``changed``."""
-    before = [part.read() for part in PARTS]
+    """Put back what the block changes, and add the names of it to ``changed``.
+
+    A part that cannot be put back is an error, after all others have been.
+    """
+    before = [(part, part.read()) for part in PARTS]
     try:
         yield
-    finally:
-        for part, was in zip(PARTS, before, strict=True):
-            if not part.same(was, part.read()):
-                part.write(was)
-                changed.append(part.name)
+    finally:  # no function of Python is named here before they are put back
+        failed = None
+        for part, was in before:
+            try:
+                if not part.same(was, part.read()):
+                    part.write(was)
+                    changed.append(part.name)
+            except Exception as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
 
 def threads_since(before: set[threading.Thread]) -> list[str]:
     """Return what was started since then; it cannot be stopped."""
-    return [
+    started = [t for t in threading.enumerate() if t not in before and t.name != TIMER]
+    named = [
         f"the thread {thread.name!r}" + " (the program ends after it)" * (not thread.daemon)
-        for thread in threading.enumerate()
-        if thread not in before and thread.name != TIMER
+        for thread in started[:_NAMED_THREADS]
     ]
+    more = len(started) - len(named)
+    return [*named, f"{more} more"] if more else named
 
 
 TIMER = "coreframe-still-importing"
@@ -104,36 +118,111 @@ def _write_environment(was: dict[str, str]) -> None:
     os.environ.update(was)
 
 
-def _streams() -> tuple[Any, Any]:
-    return sys.stdout, sys.stderr
+def _closed(stream: Any) -> bool:
+    try:
+        return bool(stream.closed)
+    except (AttributeError, ValueError):  # there is none, or it was detached
+        return True
 
 
-def _same_streams(was: tuple[Any, Any], now: tuple[Any, Any]) -> bool:
-    return was == now and not any(stream is not None and stream.closed for stream in now)
+def _streams() -> list[tuple[str, Any, bool]]:
+    """Return the standard streams, and whether they are closed."""
+    found = [(name, getattr(sys, name)) for name in ("stdin", "stdout", "stderr")]
+    return [(name, stream, _closed(stream)) for name, stream in found]
 
 
-def _write_streams(was: tuple[Any, Any]) -> None:
-    for number, name, stream in zip((1, 2), ("stdout", "stderr"), was, strict=True):
-        if stream is not None and stream.closed:  # the descriptor is there again
-            again = os.fdopen(number, "w", encoding=stream.encoding, closefd=False)
-            setattr(sys, name, again)
-        elif (now := getattr(sys, name)) is not stream:
+def _write_streams(was: list[tuple[str, Any, bool]]) -> None:
+    for number, (name, stream, was_closed) in enumerate(was):
+        now = getattr(sys, name)
+        if now is not stream:
             _kept_alive.append(now)
-            with contextlib.suppress(ValueError):  # it was detached: the new one stays
-                stream.writable()
-                setattr(sys, name, stream)
+        if was_closed or not _closed(stream):
+            setattr(sys, name, stream)
+        elif _closed(now):  # the descriptor is there still
+            encoding = getattr(stream, "encoding", None)
+            again = os.fdopen(number, "w" if number else "r", encoding=encoding, closefd=False)
+            setattr(sys, name, again)
 
 
 def _write_locale(was: str) -> None:
     locale.setlocale(locale.LC_ALL, was)
 
 
-def _write_hook(was: Any) -> None:
-    sys.excepthook = was
+def _hooks() -> tuple[Any, ...]:
+    found = (sys.excepthook, sys.unraisablehook, threading.excepthook, sys.displayhook)
+    return *found, sys.breakpointhook
+
+
+def _write_hooks(was: tuple[Any, ...]) -> None:
+    sys.excepthook, sys.unraisablehook, threading.excepthook, sys.displayhook, *rest = was
+    sys.breakpointhook = rest[0]
+
+
+def _tracing() -> tuple[Any, ...]:
+    return sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()
+
+
+def _write_tracing(was: tuple[Any, ...]) -> None:
+    sys.settrace(was[0])
+    sys.setprofile(was[1])
+    threading.settrace(was[2])
+    threading.setprofile(was[3])
 
 
 def _write_collection(was: bool) -> None:
     (gc.enable if was else gc.disable)()
+
+
+# Code ---------------------------------------------------------------------------------------
+
+
+def _builtins() -> dict[str, Any]:
+    return builtins.__dict__.copy()
+
+
+def _write_builtins(was: dict[str, Any]) -> None:
+    builtins.__dict__.update(was)
+
+
+def _same_names(was: dict[Any, Any], now: dict[Any, Any]) -> bool:
+    """Names that came since are their library's; of Python's functions none is used here."""
+    return {**now, **was} == now
+
+
+def _modules() -> dict[str, Any]:
+    """Return our modules, and NumPy's; ``None`` stands for one that must not be imported."""
+    known = list(sys.modules.items())
+    return {name: x for name, x in known if name.partition(".")[0] == "coreframe" or name in _NUMPY}
+
+
+def _same_modules(was: dict[str, Any], now: dict[str, Any]) -> bool:
+    return _same_names(was, now) and None not in now.values()
+
+
+def _write_modules(was: dict[str, Any]) -> None:
+    for name, module in _modules().items():
+        if module is None:
+            del sys.modules[name]
+    sys.modules.update(was)
+
+
+def _functions() -> dict[tuple[str, str], Any]:
+    """Return functions and classes of our modules and NumPy's, by the names they have there."""
+    return {
+        (module, name): x
+        for module, found in _modules().items()
+        for name, x in list(getattr(found, "__dict__", {}).items())
+        if callable(x)
+    }
+
+
+def _same_functions(was: dict[Any, Any], now: dict[Any, Any]) -> bool:
+    return all(now.get(key) is x for key, x in was.items())
+
+
+def _write_functions(was: dict[tuple[str, str], Any]) -> None:
+    for (module, name), x in was.items():
+        sys.modules[module].__dict__[name] = x
 
 
 # Signals, logging, warnings -----------------------------------------------------------------
@@ -194,6 +283,8 @@ def _same_warnings(was: tuple[list[Any], Any], now: tuple[list[Any], Any]) -> bo
 def _write_warnings(was: tuple[list[Any], Any]) -> None:
     narrow = [x for x in _added(was[0], list(warnings.filters)) if _is_narrow(x)]
     warnings.filters[:] = [*narrow, *was[0]]  # type: ignore[index]
+    if getattr(was[1], "__module__", "") != "logging":
+        logging.captureWarnings(False)  # which it may have switched on
     warnings.showwarning = was[1]
     with warnings.catch_warnings():  # which makes Python forget what it has looked up
         pass
@@ -203,8 +294,8 @@ def _write_warnings(was: tuple[list[Any], Any]) -> None:
 
 
 def _numpy_errors() -> dict[str, str]:
-    numpy = sys.modules.get("numpy")
-    return dict(numpy.geterr()) if numpy else _NUMPY_ERRORS
+    read = getattr(sys.modules.get("numpy"), "geterr", None)  # a stand-in has none
+    return dict(read()) if read else _NUMPY_ERRORS
 
 
 def _write_numpy_errors(was: dict[str, str]) -> None:
@@ -230,14 +321,51 @@ def _write_numpy_random(was: Any) -> None:
         numpy.random.set_state((name, numpy.frombuffer(keys, dtype=numpy.uint32), *rest))
 
 
-def _torch_dtype() -> Any:
+def _array_defaults() -> dict[str, Any]:
+    """Return what torch and JAX do by default, as they do it when they have just been loaded."""
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    return {
+        "dtype": str(torch.get_default_dtype()) if torch else "torch.float32",
+        "grad": torch.is_grad_enabled() if torch else True,
+        "x64": bool(jax.config.jax_enable_x64) if jax else _x64_wanted(),
+    }
+
+
+def _x64_wanted() -> bool:
+    return os.environ.get("JAX_ENABLE_X64", "").lower() in ("1", "y", "yes", "t", "true", "on")
+
+
+def _write_array_defaults(was: dict[str, Any]) -> None:
+    torch: Any = sys.modules.get("torch")
+    jax: Any = sys.modules.get("jax")
+    if torch:
+        torch.set_default_dtype(getattr(torch, was["dtype"].removeprefix("torch.")))
+        torch.set_grad_enabled(was["grad"])
+    if jax:
+        jax.config.update("jax_enable_x64", was["x64"])
+
+
+def _torch_random() -> Any:
+    """Return the state of torch's global generator; None is that of a torch not yet loaded."""
     torch = sys.modules.get("torch")
-    return str(torch.get_default_dtype()) if torch else "torch.float32"
+    return torch.get_rng_state().numpy().tobytes() if torch else None
 
 
-def _write_torch_dtype(was: str) -> None:
+def _usual_torch_random() -> Any:
     torch: Any = sys.modules["torch"]
-    torch.set_default_dtype(getattr(torch, was.removeprefix("torch.")))
+    return torch.Generator().get_state()
+
+
+def _same_torch_random(was: Any, now: Any) -> bool:
+    return was == now or (was is None and now == _usual_torch_random().numpy().tobytes())
+
+
+def _write_torch_random(was: Any) -> None:
+    torch: Any = sys.modules["torch"]
+    usual = was is None
+    torch.set_rng_state(
+        _usual_torch_random() if usual else torch.frombuffer(bytearray(was), dtype=torch.uint8)
+    )
 
 
 def _pools() -> list[Any]:
@@ -277,12 +405,17 @@ def _write_threads(was: dict[str, int]) -> None:
 
 
 PARTS: tuple[Part, ...] = (
+    Part("functions of Python", _builtins, _write_builtins, _same_names),
+    Part("tracing or profiling", _tracing, _write_tracing),
+    Part("loaded modules of coreframe or NumPy", _modules, _write_modules, _same_modules),
+    Part("functions of coreframe or NumPy", _functions, _write_functions, _same_functions),
     Part("variables of threads, devices or coreframe", _environment, _write_environment),
     Part("the number of threads", _thread_counts, _write_threads, _same_threads),
     Part("np.seterr", _numpy_errors, _write_numpy_errors),
     Part("the state of random", random.getstate, random.setstate),
     Part("the state of np.random", _numpy_random, _write_numpy_random),
-    Part("torch's default dtype", _torch_dtype, _write_torch_dtype),
+    Part("the state of torch's random", _torch_random, _write_torch_random, _same_torch_random),
+    Part("defaults of torch or JAX", _array_defaults, _write_array_defaults),
     Part("the warning filters", _warnings, _write_warnings, _same_warnings),
     Part("logging", _logging, _write_logging, _same_logging),
     Part("signal handlers", _signals, _write_signals),
@@ -290,9 +423,11 @@ PARTS: tuple[Part, ...] = (
     Part("the working directory", _directory, _change_directory),
     Part("the umask", _umask, _write_umask),
     Part("sys.path", lambda: list(sys.path), _write_path),
-    Part("sys.stdout or sys.stderr", _streams, _write_streams, _same_streams),
-    Part("sys.excepthook", lambda: sys.excepthook, _write_hook),
+    Part("sys.stdin, sys.stdout or sys.stderr", _streams, _write_streams),
+    Part("a hook of Python such as sys.excepthook", _hooks, _write_hooks),
     Part("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     Part("garbage collection", gc.isenabled, _write_collection),
 )
-"""The environment comes first: the usual number of threads depends on it."""
+"""Python's functions come first, since the rest calls them; the environment comes before the
+threads, whose usual number depends on it.
+"""

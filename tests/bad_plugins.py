@@ -116,6 +116,47 @@ FAILING = {
         "class Mute(Exception):\n    def __str__(self): raise SystemExit(0)\nraise Mute",
         "Mute: (its text cannot be had: SystemExit) (bad_mute.py:4)",
     ),
+    "nameless": Bad(
+        "class Meta(type):\n    @property\n    def __name__(cls): raise SystemExit(0)\n"
+        "class Nameless(Exception, metaclass=Meta): pass\nraise Nameless",
+        "was left out: an exception that cannot be shown",
+    ),
+    "no_module": Bad(
+        "raise ModuleNotFoundError('odd', name=5)", "was left out: an exception that cannot be "
+    ),
+    "escapes": Bad(
+        "raise RuntimeError('\\x1b[2J\\udcff' + 'x' * 10_000)",
+        f"RuntimeError: \\x1b[2J\\udcff{'x' * 295}... (bad_escapes.py:2)",
+    ),
+    "no_text": Bad(
+        """
+        class Key:
+            def __str__(self): return "key"
+            def __repr__(self): return "<a key>"
+        @hookimpl
+        def coreframe_losses(): return {Key(): "a.b:C"}
+        """,
+        "coreframe_losses: <a key> is not a name (a-z, 0-9 and _)",
+        offers=False,
+    ),
+    "no_repr": Bad(
+        """
+        class Text(str):
+            def __repr__(self): raise RuntimeError("no repr")
+        @hookimpl
+        def coreframe_losses(): return {Text("Bad Name"): "a.b:C"}
+        """,
+        "RuntimeError: no repr (bad_no_repr.py:4)",
+        offers=False,
+    ),
+    "heirless": Bad(
+        """
+        class Base:
+            def __init_subclass__(cls): raise RuntimeError("no heirs")
+        class Heir(Base): pass
+        """,
+        "RuntimeError: no heirs (bad_heirless.py:4)",
+    ),
     "internal": Bad(
         "import coreframe.was_here_once",
         "; this is coreframe-ml 0.1.0, which has no such module",
@@ -151,6 +192,16 @@ FAILING = {
         "",
         "its entry_points.txt has the line 'bad_no_value', which is not",
         entry_points="[coreframe]\nbad_no_value\n",
+    ),
+    "twice": Bad(
+        "",
+        "its entry_points.txt has 'bad_twice' twice",
+        entry_points="[coreframe]\nbad_twice = bad_twice\nbad_twice = json\n",
+    ),
+    "builtins_at_once": Bad(
+        "import builtins\nbuiltins.len = builtins.zip = builtins.all = None\n1 / 0",
+        "ZeroDivisionError: division by zero (bad_builtins_at_once.py:4). Also, it changed "
+        "functions of Python, which is put back",
     ),
     "failing_and_changing": Bad(
         "import os, warnings\nwarnings.simplefilter('ignore')\nprint('hello')\n1 / 0",
@@ -223,17 +274,67 @@ CHANGING = {
         out=False,
     ),
     "closes": Bad(
-        "import sys\nsys.stdout.close()", "it changed sys.stdout or sys.stderr,", out=False
+        "import sys\nsys.stdout.close()",
+        "it changed sys.stdin, sys.stdout or sys.stderr,",
+        out=False,
+    ),
+    "closes_input": Bad(
+        "import sys\nsys.stdin.close()", "it changed sys.stdin, sys.stdout or sys.", out=False
+    ),
+    "no_streams": Bad(
+        "import sys\nsys.stdin.detach()\nsys.stdout = sys.stderr = None",
+        "it changed sys.stdin, sys.stdout or sys.stderr,",
+        out=False,
+    ),
+    "descriptors": Bad(
+        "import os\nfor number in range(3): os.close(number)",
+        "it changed file descriptor 0 and file descriptor 2, which is put back",
+        out=False,
+    ),
+    "builtins": Bad(
+        "import builtins\nbuiltins.print = None\ndel builtins.sorted",
+        "it changed functions of Python,",
+        out=False,
+    ),
+    "functions": Bad(
+        "import coreframe.errors\ncoreframe.errors.nearest = None",
+        "it changed functions of coreframe or NumPy,",
+        out=False,
+    ),
+    "modules": Bad(
+        "import sys\nfor name in list(sys.modules):\n"
+        "    if name.startswith('coreframe'): del sys.modules[name]",
+        "it changed loaded modules of coreframe or NumPy,",
+        out=False,
+    ),
+    "tracing": Bad(
+        "import sys, threading\nsys.settrace(print)\nsys.setprofile(None)\n"
+        "threading.settrace(print)",
+        "it changed tracing or profiling,",
+        out=False,
+    ),
+    "captures": Bad(
+        "import logging\nlogging.captureWarnings(True)", "it changed the warning filters", out=False
     ),
     "streams": Bad(
         "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer)",
         "sys.stdout or sys.stderr",
         out=False,
     ),
-    "hook": Bad("import sys\nsys.excepthook = print", "sys.excepthook", out=False),
+    "hook": Bad(
+        "import sys, threading\nsys.excepthook = threading.excepthook = sys.displayhook = print",
+        "a hook of Python such as sys.excepthook",
+        out=False,
+    ),
     "limits": Bad(
         "import gc, sys\nsys.setrecursionlimit(50_000)\ngc.disable()",
         "the recursion limit and garbage collection",
+        out=False,
+    ),
+    "many_threads": Bad(
+        "import threading, time\nfor i in range(9):\n"
+        "    threading.Thread(target=time.sleep, args=(0.1,), name=str(i), daemon=True).start()",
+        "it started the thread '0', the thread '1', the thread '2' and 6 more, which runs on",
         out=False,
     ),
     "thread": Bad(

@@ -141,7 +141,7 @@ def test_variables_of_others_that_we_read_have_a_row() -> None:
 def test_all_that_is_put_back_is_named() -> None:
     text = page("plugins.md")
     for part in process_state.PARTS:
-        words = re.sub(r"^the ", "", part.name).replace("np.", "").split(" or ")
+        words = re.split(", | or ", re.sub(r"^the ", "", part.name).replace("np.", ""))
         for word in words:
             head = word.split(" of ")[-1] if "state of" in word else word.split()[0]
             assert head in text, part.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -35,21 +36,22 @@ def broken_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _install(TESTS / "broken_plugin", tmp_path_factory.mktemp("installed") / "broken")
 
 
+def fresh(
+    cwd: Path, *arguments: str, plugins: tuple[Path, ...] = (), **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a fresh Python with some plugins installed: ``fresh(cwd, "-c", code, plugins=...)``."""
+    left_out = ("COREFRAME_", "PYTHONPATH", "PYTHONWARNINGS", "PYTEST_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
+    env |= {"PYTHONPATH": os.pathsep.join(map(str, plugins)), "COLUMNS": "200", **variables}
+    return subprocess.run(
+        [sys.executable, *arguments], env=env, cwd=cwd, text=True, capture_output=True
+    )
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Run:
-    """Run a fresh Python with some plugins installed: ``python("-c", code, plugins=[folder])``."""
-
-    def run(
-        *arguments: str, plugins: tuple[Path, ...] = (), **variables: str
-    ) -> subprocess.CompletedProcess[str]:
-        left_out = ("COREFRAME_", "PYTHONPATH", "PYTHONWARNINGS", "PYTEST_")
-        env = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
-        env |= {"PYTHONPATH": os.pathsep.join(map(str, plugins)), "COLUMNS": "200", **variables}
-        return subprocess.run(
-            [sys.executable, *arguments], env=env, cwd=tmp_path, text=True, capture_output=True
-        )
-
-    return run
+    """Run a fresh Python in the folder of the test: ``python("-c", code, plugins=[folder])``."""
+    return functools.partial(fresh, tmp_path)
 
 
 @pytest.fixture

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import bad_plugins
 import pytest
 from bad_plugins import CHANGING, DAMAGED, FAILING, Bad
+
+from coreframe import registry
+from coreframe.errors import PluginWarning
+
+from .conftest import fresh
 
 EVERY = {**FAILING, **CHANGING}
 TWO = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
@@ -20,7 +28,7 @@ TWO = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
 STATE = """
 import gc, json, locale, logging, os, random, signal, sys, warnings
 def state():
-    import numpy, threadpoolctl
+    import coreframe.errors, numpy, threadpoolctl
     return [
         [str(f) for f in warnings.filters if not (f[1] or f[3])], numpy.geterr(),
         sorted(p["num_threads"] for p in threadpoolctl.threadpool_info()),
@@ -29,7 +37,9 @@ def state():
         [p for p in sys.path if p == "/nowhere"], len(logging.root.handlers), logging.root.level,
         logging.getLogger("coreframe").disabled,
         type(sys.stdout).__name__, sys.excepthook is sys.__excepthook__, sys.getrecursionlimit(),
-        gc.isenabled(),
+        gc.isenabled(), sys.stdin.closed, repr(sys.gettrace()), repr(print), repr(sorted),
+        warnings.showwarning.__module__, logging._warnings_showwarning is None,
+        [os.fstat(number).st_ino > 0 for number in range(3)], coreframe.errors.nearest.__name__,
     ]
 """
 
@@ -42,6 +52,13 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Told(NamedTuple):
+    """Losses that were listed, and warnings."""
+
+    names: set[str]
+    lines: list[str]
+
+
 def output(ran: subprocess.CompletedProcess[str], code: int = 0) -> str:
     assert ran.returncode == code, ran.stderr
     return ran.stdout
@@ -50,22 +67,39 @@ def output(ran: subprocess.CompletedProcess[str], code: int = 0) -> str:
 # One at a time --------------------------------------------------------------------------------
 
 
+ALONE = ("thread_variables", "seterr", "threads", "closes", "streams")
+"""They want a process in which nothing has happened yet."""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory, good: Path) -> dict[str, Told]:
+    """Install each, list losses in a few processes, and return what each brought."""
+    found: dict[str, Told] = {}
+    for names in [[*FAILING], [name for name in CHANGING if name not in ALONE], *zip(ALONE)]:
+        place = tmp_path_factory.mktemp("together")
+        bad = [bad_plugins.write(place / name, name, EVERY[name]) for name in names]
+        command = ("-m", "coreframe", "list", "losses", "--json")
+        ran = fresh(place, *command, plugins=(*bad, good), **TWO)
+        known = {entry["name"] for entry in json.loads(output(ran))}
+        assert "Traceback" not in ran.stderr
+        assert not (place / "imported").exists()
+        lines = [line for line in ran.stderr.splitlines() if line.startswith("warning: ")]
+        assert len(lines) == len(names), ran.stderr
+        found |= {name: Told(known, lines) for name in names}
+    return found
+
+
 @pytest.mark.parametrize("name", EVERY)
-def test_one_warning_names_it_and_all_else_works(python, tmp_path, good, name: str) -> None:
+def test_one_warning_names_it_and_all_else_works(told: dict[str, Told], name: str) -> None:
     bad = EVERY[name]
-    folder = bad_plugins.write(tmp_path / "bad", name, bad)
-    ran = python("-m", "coreframe", "list", "losses", "--json", plugins=(folder, good), **TWO)
-    names = [entry["name"] for entry in json.loads(output(ran))]
-    assert {"info_nce", "zz_good"} <= set(names)
-    warned = [line for line in ran.stderr.splitlines() if line.startswith("warning: ")]
-    assert len(warned) == 1, ran.stderr
-    left_out = " was left out: " if bad.out else ", "
-    dashed = name.replace("_", "-")
-    assert warned[0].startswith(f"warning: plugin bad-{dashed}/bad_{name} 1.2{left_out}")
+    names, lines = told[name]
+    assert {"info_nce", "zz_good"} <= names
+    start = f"warning: plugin bad-{name.replace('_', '-')}/bad_{name} 1.2"
+    warned = [line for line in lines if line.startswith(start)]
+    assert len(warned) == 1, lines
+    assert warned[0].startswith(f"{start} was left out: " if bad.out else f"{start}, ")
     assert bad.words in warned[0]
-    assert "Traceback" not in ran.stderr
     assert (name in names) is (bad.offers and not bad.out)
-    assert not (tmp_path / "imported").exists()
 
 
 @pytest.mark.parametrize("numpy_first", [False, True])
@@ -73,7 +107,7 @@ def test_what_they_change_is_put_back(python, tmp_path, good, numpy_first: bool)
     """All at once, before or after NumPy is there: the process is as one without plugins."""
     folders = [good]
     for name, bad in CHANGING.items():
-        if name not in ("thread", "streams", "closes"):
+        if name not in ("thread", "many_threads", "streams", "closes", "no_streams"):
             folders.append(bad_plugins.write(tmp_path / name, name, bad))
     code = f"""
 {STATE}
@@ -91,6 +125,84 @@ print(json.dumps([names, state(), random.random()]))
     assert {"seed", "seterr", "zz_good"} <= set(names)
     said = [line for line in ran.stderr.splitlines() if "PluginWarning: plugin bad-" in line]
     assert len(said) == len(folders) - 1
+
+
+def test_a_warning_of_a_plugin_names_it(python, tmp_path) -> None:
+    """At import, in a hook and in a component; its class stays, and filters for it work."""
+    source = """
+    import warnings
+    class Odd(UserWarning):
+        def __init__(self, text, number): super().__init__(text)
+    warnings.warn("old", FutureWarning)
+    warnings.warn(Odd("odd", 2))
+    warnings.warn("quiet", DeprecationWarning)
+    @hookimpl
+    def coreframe_losses():
+        warnings.warn("in a hook")
+        return {"warns": "bad_warns_component:Loss"}
+    """
+    folder = bad_plugins.write(tmp_path / "bad", "warns", Bad(source, "", offers=False))
+    component = COMPONENT.format(
+        top="import warnings\nwarnings.warn('late')", made="pass", rows="pass"
+    )
+    (folder / "bad_warns_component.py").write_text(component)
+    code = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import coreframe
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("ignore", DeprecationWarning)
+    coreframe.build("losses", "warns")
+for warning in caught:
+    print(warning.category.__name__, warning.message)
+warnings.warn("not a plugin's")
+"""
+    ran = python("-c", code, plugins=(folder,))
+    name = "(plugin bad-warns/bad_warns 1.2)"
+    assert output(ran).splitlines() == [
+        f"FutureWarning old {name}",
+        f"Odd odd {name}",
+        f"UserWarning in a hook {name}",
+        f"UserWarning late {name}",
+    ]
+    assert "UserWarning: not a plugin's\n" in ran.stderr
+
+
+def test_all_files_closed_is_no_silent_loss_of_stdout(python, tmp_path) -> None:
+    folder = bad_plugins.write(
+        tmp_path / "bad", "daemon", Bad("import os\nos.closerange(3, 256)", "")
+    )
+    ran = python("-m", "coreframe", "list", "losses", "--json", plugins=(folder,))
+    assert ran.returncode != 0
+    words = "plugin bad-daemon/bad_daemon 1.2 was left out: it closed all files of the process"
+    assert words in ran.stderr
+
+
+def test_defaults_and_random_of_torch_and_jax_are_put_back(write_plugin) -> None:
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    write_plugin(
+        "acme",
+        """
+        import jax, torch
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.manual_seed(0)
+        jax.config.update("jax_enable_x64", not jax.config.jax_enable_x64)
+        @hookimpl
+        def coreframe_losses(): return {}
+        """,
+    )
+    x64 = jax.config.jax_enable_x64
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    words = "the state of torch's random and defaults of torch or JAX, which is put back"
+    with pytest.warns(PluginWarning, match=words):
+        registry.registry()
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_default_dtype() is torch.float32
+    assert torch.is_grad_enabled()
+    assert jax.config.jax_enable_x64 is x64
 
 
 def test_a_seeded_generator_goes_on_where_it_was(python, tmp_path) -> None:
@@ -115,7 +227,7 @@ def test_a_stdout_that_was_wrapped_still_works(python, tmp_path) -> None:
     folder = bad_plugins.write(tmp_path / "bad", "streams", CHANGING["streams"])
     ran = python("-m", "coreframe", "plugins", "--json", plugins=(folder,))
     assert json.loads(output(ran))[-1]["deeds"] == (
-        "it changed sys.stdout or sys.stderr, which is put back"
+        "it changed sys.stdin, sys.stdout or sys.stderr, which is put back"
     )
 
 
@@ -137,6 +249,23 @@ def test_entry_points_that_are_not_utf8_name_themselves(python, tmp_path, good) 
     ran = python("-m", "coreframe", "list", "losses", plugins=(folder, good))
     assert "zz_good" in output(ran)
     assert "plugin bad-bytes/bad_bytes 1.2 was left out: its entry_points.txt" in ran.stderr
+
+
+def test_a_byte_order_mark_and_a_second_version(python, tmp_path, good) -> None:
+    """The mark is passed over; two versions in one folder are told, since one may be imported."""
+    mark = bad_plugins.write(tmp_path / "mark", "mark", Bad("", ""))
+    text = b"\xef\xbb\xbf[coreframe]\nbad_mark = bad_mark\n"
+    (mark / "bad_mark-1.2.dist-info" / "entry_points.txt").write_bytes(text)
+    two = bad_plugins.write(tmp_path / "two", "two", Bad("", ""))
+    about = shutil.copytree(two / "bad_two-1.2.dist-info", two / "bad_two-1.3.dist-info")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-two\nVersion: 1.3\n")
+    ran = python("-m", "coreframe", "list", "losses", plugins=(mark, two, good))
+    assert {"mark", "two", "zz_good"} <= set(output(ran).split())
+    assert ran.stderr.count("warning: ") == 1
+    words = (
+        r"warning: plugin bad-two/bad_two 1\.[23]: version 1\.[23] of it is installed in the same"
+    )
+    assert re.match(words, ran.stderr)
 
 
 # Slow, hanging, ended -------------------------------------------------------------------------
