@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -150,6 +150,12 @@ def fit(
         ("mini_batch_size", 1 if mini_batch_size is None else mini_batch_size),
     ):
         _from_1(name, number)
+    for name, several in (("regularizers", regularizers), ("callbacks", callbacks)):
+        if isinstance(several, str) or not isinstance(several, Iterable):
+            raise ArgumentTypeError(
+                f"{name} takes a sequence of names and objects, got {several!r}; "
+                f"write [{several!r}]"
+            )
     metrics.parse(metric)
     evaluated = _evaluated(eval_strategy, eval_steps)
     if max_skipped_steps is not None:

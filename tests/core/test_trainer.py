@@ -796,6 +796,8 @@ X = np.random.default_rng(0).standard_normal((6, 4))
         ({"epochs": 2.0}, ArgumentError, "epochs must be a whole number from 1, got 2.0"),
         ({"batch_size": True}, ArgumentError, "batch_size must be a whole number from 1, got True"),
         ({"metric": "ndcg"}, ArgumentError, "metric 'ndcg' needs a depth, such as 'ndcg@10'"),
+        ({"regularizers": "l2"}, ArgumentTypeError, r"got 'l2'; write \['l2'\]"),
+        ({"callbacks": 3}, ArgumentTypeError, "callbacks takes a sequence of names and objects"),
         ({"max_grad_norm": 0}, ArgumentError, "max_grad_norm must be above 0 or None, got 0"),
         (
             {"max_grad_norm": float("nan")},
