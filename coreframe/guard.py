@@ -19,6 +19,7 @@ from coreframe.batch import Batch
 from coreframe.compose import under
 from coreframe.errors import CoreframeError, Diverged
 from coreframe.random import stream
+from coreframe.registry import title
 from coreframe.regularizer import Regularizer
 from coreframe.scheduler import Progress, resolve
 from coreframe.step import Step
@@ -135,7 +136,7 @@ def diagnose(
         batch = replace(batch, relation=resolve(step.miner, progress).mine(batch, rng=rng))
     loss = resolve(step.loss, progress)
     result = loss.value_and_grad(batch, under("loss", params), wrt=tuple(adapted))
-    kind = type(loss).__name__
+    kind = title(loss)
     for name, g in result.grads.items():
         if (rows := _bad_rows(g)).size:
             ids, of = fields[name]
@@ -149,7 +150,7 @@ def diagnose(
                        _of_data(rows, inputs.ids))  # fmt: skip
     for name, g in result.param_grads.items():
         if _bad_rows(g).size:
-            return Finding(f"loss.{name}", f"the gradient of {kind}'s parameter is not finite")
+            return Finding(f"loss.{name}", f"its gradient by {kind} is not finite")
     for i, regularizer in enumerate(regularizers):
         term = resolve(regularizer, progress)
         name = f"regularizers.{i}"
@@ -163,7 +164,7 @@ def diagnose(
         bad = [key for key, g in found.grads.items() if _bad_rows(g).size]
         if bad or not _finite(found.value):
             what = f"the gradient of {bad[0]}" if bad else "the value"
-            return Finding(name, f"{what} of {type(term).__name__} is NaN or infinite")
+            return Finding(name, f"{what} of {title(term)} is NaN or infinite")
     for name, pullback in pullbacks.items():
         slope = xp.reshape(result.grads[name], (-1, result.grads[name].shape[-1]))
         for key, g in pullback(slope, need_dx=False)[0].items():

@@ -297,10 +297,16 @@ def build(kind: str, name: str, /, **arguments: Any) -> Any:
     Kind and name are positional, since components have fields of these names too.
     """
     with naming_plugins():
-        component = registry().find(kind, name).load()
+        entry = registry().find(kind, name)
+        component = entry.load()
         if problems := list(argument_problems(name, component, arguments)):
             raise ArgumentError(" ".join(problems))
-        return component(**arguments)
+        try:
+            return component(**arguments)
+        except Exception as error:
+            if entry.origin and not place_of(error):  # an abstract class, in no code of it
+                error.add_note(f"while making {name!r}{entry.origin}")
+            raise
 
 
 # Whose error it is ----------------------------------------------------------------------------
@@ -332,6 +338,13 @@ def _made_an_error(plugin: Plugin, error: BaseException) -> BaseException:
     if isinstance(error, KeyboardInterrupt):
         return error
     return PluginError(f"{plugin.title} failed: {explain(plugin, error)}")
+
+
+def title(component: Any) -> str:
+    """Return the name of a component's class and, of a third party's, its module and plugin."""
+    kind = type(component)
+    plugin = registry().owner(kind.__module__)
+    return f"{kind.__name__} ({kind.__module__}) of {plugin.title}" if plugin else kind.__name__
 
 
 def place_of(error: BaseException) -> str:

@@ -105,11 +105,8 @@ def _returned(found: Any, wanted: type, component: Any, method: str) -> Any:
     """Return what a component returned, if it is what it must be; else name whose it is."""
     if isinstance(found, wanted):
         return found
-    kind = type(component)
-    plugin = registry.registry().owner(kind.__module__)
-    of = f" of {plugin.title}" if plugin else ""
     raise ArgumentTypeError(
-        f"{method} of {kind.__name__} ({kind.__module__}){of} must return a {wanted.__name__}, "
+        f"{method} of {registry.title(component)} must return a {wanted.__name__}, "
         f"got {type(found).__name__}"
     )
 

@@ -281,6 +281,9 @@ class _Reader:
             is_interface = interface_of(base) is base
             wanted = f"dataclass of the kind {kind}" if is_interface else base.__name__
             return self.problem(f"{path}.{key}: {name!r}{entry.origin} is no {wanted}")
+        if lacks := getattr(cls, "__abstractmethods__", None):
+            lacks = ", ".join(sorted(lacks))
+            return self.problem(f"{path}.{key}: {name!r}{entry.origin} lacks the method {lacks}")
         fields = {k: x for k, x in raw.items() if k not in (key, besides)}
         if "preset" in fields and "preset" not in configurable(cls):
             return self.with_preset(cls, fields, path, name)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import coreframe
-from coreframe import build, isolation, registry
+from coreframe import build, config, isolation, registry
 from coreframe.errors import (
     AmbiguousName,
     ArgumentError,
+    ConfigError,
     PluginError,
     PluginWarning,
     UnknownName,
@@ -401,6 +402,35 @@ def test_a_module_belongs_to_the_plugin_with_the_longest_common_name(write_plugi
     assert owner("other").key == two
     for module in ("json", "json.decoder", "coreframe.loss", "numpy", "sharedx", "__main__"):
         assert owner(module) is None
+
+
+LACKING = """
+from dataclasses import dataclass
+from coreframe import PairwiseLoss
+@dataclass(frozen=True, kw_only=True)
+class One(PairwiseLoss):
+    pass
+"""
+
+
+def test_a_class_that_lacks_a_method_is_named(write_plugin) -> None:
+    """Python's error comes from no code of the plugin."""
+    write_plugin("acme", LACKING + loss_table('"one": "acme:One"'))
+    with pytest.raises(TypeError, match="row_terms") as caught:
+        build("losses", "one")
+    assert caught.value.__notes__ == ["while making 'one' of acme 1.0"]
+    words = r"losses\[0\].name: 'one' of acme 1.0 lacks the method row_terms"
+    with pytest.raises(ConfigError, match=words):
+        config.parse({"losses": [{"name": "one"}]})
+
+
+def test_what_is_not_finite_names_the_plugin(write_plugin) -> None:
+    rows = "    def row_terms(self, s, p, n): return s[:, 0] * float('nan'), s * float('nan')"
+    write_plugin("acme", LACKING.replace("    pass", rows) + loss_table('"one": "acme:One"'))
+    x = np.random.default_rng(0).standard_normal((8, 4))
+    run = coreframe.fit(coreframe.Pairs(x, x), epochs=1, loss="one")
+    words = "value and gradient of One (acme) of plugin acme/acme 1.0 are NaN or infinite"
+    assert words in run.findings[0]
 
 
 def test_an_error_of_ours_gets_no_note(write_plugin) -> None:
