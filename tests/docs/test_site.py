@@ -135,17 +135,19 @@ def test_formulas_are_drawn_by_the_browser(site: Path) -> None:
 
 
 def test_drawings_stand_in_the_page_and_follow_its_colours(site: Path) -> None:
-    drawings = list((DOCS / "components").rglob("*.svg"))
-    assert len(drawings) > 30
     style = (site / "site" / "extra.css").read_text("utf-8")
-    for drawing in drawings:
-        html = (site / drawing.relative_to(DOCS).with_suffix(".html")).read_text("utf-8")
-        assert f'src="{drawing.name}"' not in html
-        inside = re.search(r'<figure class="drawing">(.*?)</figure>', html, re.DOTALL)
-        assert inside
-        assert "<style>" not in inside[1]
-        for tone in re.findall(r'class="(\w+)', inside[1]):
-            assert tone == "plot" or f".drawing .{tone} " in style, tone
+    found = 0
+    for page in site.rglob("*.html"):
+        html = page.read_text("utf-8")
+        for source in re.findall(r'<img[^>]* src="([^":/][^":]*\.svg)"', html):
+            assert 'class="plot"' not in (page.parent / source).read_text("utf-8"), page
+        for inside in re.findall(r'<figure class="drawing">(.*?)</figure>', html, re.DOTALL):
+            found += 1
+            assert "<style>" not in inside
+            for tone in re.findall(r'class="(\w+)', inside):
+                assert tone == "plot" or f".drawing .{tone} " in style, f"{page}: {tone}"
+    drawings = [p for p in DOCS.rglob("*.svg") if 'class="plot"' in p.read_text("utf-8")]
+    assert found == len(drawings) > 30
 
 
 FAULTS = {
