@@ -22,8 +22,13 @@ LICENSES = ("MIT", "Apache-2.0", "none")
     type=click.Path(path_type=Path),
     help="Folder to write; NAME if not given.",
 )
-@click.option("--loss", default="", metavar="NAME", help="What its loss is called.")
-@click.option("--miner", default="", metavar="NAME", help="What its miner is called.")
+@click.option(
+    "--loss",
+    default="",
+    metavar="NAME",
+    help="What its loss is called; after the plugin if not given.",
+)
+@click.option("--miner", default="", metavar="NAME", help="What its miner is called; likewise.")
 @click.option("--author", default="", help="A name, or 'Name <mail@example.org>'.")
 @click.option(
     "--license",

@@ -104,8 +104,8 @@ def default(option: click.Option) -> str:
     given: Any = option.default
     if option.required:
         return "required"
-    nothing = given is None or given == () or given is False or "UNSET" in repr(given).upper()
-    if nothing or callable(given):
+    nothing = given is None or given is False or given in ((), "")
+    if nothing or callable(given) or "UNSET" in repr(given).upper():
         return ""
     if given is True:
         return "on"

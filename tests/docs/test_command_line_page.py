@@ -47,6 +47,7 @@ def test_a_row_says_value_default_and_meaning() -> None:
     )
     @click.option("--kind", type=click.Choice(["a", "b"]), required=True, help="A <kind>.")
     @click.option("--on/--off", default=True, help="As --level 2.")
+    @click.option("--name", default="", help="Its name.")
     @click.option("--secret", hidden=True)
     def made() -> None:
         r"""Do it.
@@ -59,6 +60,7 @@ def test_a_row_says_value_default_and_meaning() -> None:
         r"| `--level` | integer, at least 1, at most 5 | `3` | How loud; or \*`train.seed`\*. |",
         "| `--kind` | `a`, `b` | required | A &lt;kind>. |",
         "| `--on`, `--off` |  | on | As `--level` 2. |",
+        "| `--name` | text |  | Its name. |",
         "\n\nDo it.\n\nThen say `coreframe list`.\n\n",
         "```text\ncoreframe made [OPTIONS]\n```",
     ):
