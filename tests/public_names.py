@@ -131,6 +131,7 @@ def _components() -> Iterator[str]:
         for entry in registry.registry().entries(kind):
             if entry.plugin.built_in:
                 yield f"component {kind} {entry.name}{signature(entry.load())}"
+                yield f"component {kind} {entry.name} is {entry.target}"
 
 
 def main() -> None:

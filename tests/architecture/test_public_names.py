@@ -42,6 +42,7 @@ def test_the_list_knows_all_sorts() -> None:
         "coreframe.PairwiseLoss is coreframe.loss.PairwiseLoss",
         "coreframe.loss.PairwiseLoss.row_terms(self, similarities, positive, negative)",
         "entry point group coreframe",
+        "component losses info_nce is coreframe_losses.info_nce:InfoNCE",
         "hook coreframe_kernels(backend)",
         "command train --seed",
         "variable COREFRAME_PLUGINS",
