@@ -25,30 +25,33 @@ Embed = Callable[[Any], tuple[Array, Array]]
 
 
 class FollowedLosses:
-    """The losses of coreframe inside of modules, told where the run is.
+    """The losses of coreframe inside of modules, or of modules by name, told where the run is.
 
     Raises ArgumentError where there is none.
     """
 
-    def __init__(self, *modules: nn.Module) -> None:
-        for module in modules:
+    def __init__(self, *modules: nn.Module | Mapping[str, nn.Module]) -> None:
+        placed: list[tuple[str, Any]] = []
+        for i, given in enumerate(modules):
+            place = f"{i}." if len(modules) > 1 else ""
+            if isinstance(given, Mapping):
+                placed += [(f"{place}{name}.", module) for name, module in given.items()]
+            else:
+                placed.append((place, given))
+        for _, module in placed:
             if not isinstance(module, nn.Module):
                 raise ArgumentTypeError(
                     f"a loss must be a torch module, got {module!r}; give the "
                     "coreframe.interop.torch.LossModule, or the module that holds it"
                 )
-        named = [
-            (f"{i}.{name}" if len(modules) > 1 else name, part)
-            for i, module in enumerate(modules)
-            for name, part in module.named_modules()
-        ]
+        named = [(place + name, part) for place, m in placed for name, part in m.named_modules()]
         self._losses = {
             id(part): (name.strip("."), part)
             for name, part in named
             if isinstance(part, LossModule)
         }
         if not self._losses:
-            names = ", ".join(type(module).__name__ for module in modules) or "nothing"
+            names = ", ".join(type(module).__name__ for _, module in placed) or "nothing"
             raise ArgumentError(
                 f"there is no loss of coreframe in {names}; give the module that holds a "
                 "coreframe.interop.torch.LossModule"
@@ -64,11 +67,19 @@ class FollowedLosses:
         for _, module in self._losses.values():
             module.project()
 
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the losses' own parameters, by the place of each."""
+        return {
+            f"{place}.{name}".removeprefix("."): parameter
+            for place, module in self._losses.values()
+            for name, parameter in module.named_parameters()
+        }
+
     def values(self) -> dict[str, float]:
         """Return the scheduled numbers as they are now, as ``loss.temperature`` and ``miner.k``.
 
         With several losses, the place of each stands before: its number, where several modules
-        were given, and its name inside of the module.
+        were given, the name that it was given by, and its name inside of the module.
         """
         found: dict[str, float] = {}
         for name, module in self._losses.values():

@@ -78,9 +78,10 @@ class SentenceTransformerLoss(nn.Module):
 
     Edges: schedules in the loss or the miner, and parameters that it bounds, need the callback
     ``coreframe.interop.transformers.LossSchedules``, which also lets a miner draw anew at each
-    step. With several processes each sees its own batch; nothing is gathered. MatryoshkaLoss
-    around this loss needs it without ``mini_batch_size``; so do models whose tokens have no row
-    for each text, as static embeddings and flattened inputs.
+    step, and puts the loss's own parameters into checkpoints, which hold the model's alone. With
+    several processes each sees its own batch; nothing is gathered. MatryoshkaLoss and
+    AdaptiveLayerLoss around this loss need it without ``mini_batch_size``; so do models whose
+    tokens have no row for each text, as static embeddings and flattened inputs.
 
     Cost: that of the model and the loss; memory of one part's activations with
     ``mini_batch_size``.
@@ -160,6 +161,10 @@ class SentenceTransformerLoss(nn.Module):
     def _embed(self, features: Features) -> torch.Tensor:
         if self.mini_batch_size is None:
             return self.model(features)["sentence_embedding"]
+        if type(getattr(self.model, "__dict__", {}).get("forward")).__name__ == "ForwardDecorator":
+            raise ArgumentError(
+                "AdaptiveLayerLoss works on a SentenceTransformerLoss without mini_batch_size alone"
+            )
         rows, constant = _parted(features)
         return cached(_Encoder(self.model, constant), rows, mini_batch_size=self.mini_batch_size)
 

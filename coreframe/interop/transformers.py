@@ -6,7 +6,9 @@ trainer.add_callback(HealthMetrics(embed, log=trainer.log))
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from coreframe.errors import ArgumentError, MissingExtra
@@ -16,6 +18,8 @@ try:
 except ImportError as error:
     raise MissingExtra("transformers", "transformers", "coreframe.interop.transformers") from error
 
+import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from coreframe.evaluation.geometry import SAMPLE
@@ -23,6 +27,8 @@ from coreframe.interop.hooks import Embed, FollowedLosses, WatchedHealth, number
 from coreframe.scheduler import Progress
 
 __all__ = ["HealthMetrics", "LossSchedules"]
+
+_log = logging.getLogger(__name__)
 
 Log = Callable[[dict[str, float]], None]
 
@@ -36,11 +42,13 @@ class LossSchedules(TrainerCallback):
     Before each update every loss of coreframe is told the step, the planned steps, the examples
     and the epoch, so that the number of update t + 1 is that of ``Progress(step=t)``; a miner draws
     anew. After each update the losses' own parameters are brought back to where they are allowed
-    to be. A run that goes on from a checkpoint goes on at its step.
+    to be. A run that goes on from a checkpoint goes on at its step, and with the losses' own
+    parameters, which stand in the checkpoint beside the model as ``coreframe_losses.safetensors``.
 
     Args:
         losses: the modules, or modules that hold them, as a ``SentenceTransformerLoss`` and a
-            model with a loss inside do.
+            model with a loss inside do; or a mapping of such, as the trainer of
+            sentence-transformers takes one.
         log: where the current numbers go, as ``loss.temperature``, whenever the Trainer logs its
             loss: ``trainer.log``. Default: None, nowhere.
         metric: the logged metric that schedules of ``Progress.history`` go by, as
@@ -49,17 +57,29 @@ class LossSchedules(TrainerCallback):
     Raises ArgumentError where there is no loss of coreframe.
 
     Edges: an evaluation sees the numbers of the next update; before any training there are none,
-    and a scheduled loss says so.
+    and a scheduled loss says so. Parameters are looked for in the checkpoint of ``output_dir``
+    with the step that the run goes on at; where they are not, they start anew, and a warning says
+    so.
     """
 
     def __init__(
-        self, *losses: nn.Module, log: Log | None = None, metric: str | None = None
+        self,
+        *losses: nn.Module | Mapping[str, nn.Module],
+        log: Log | None = None,
+        metric: str | None = None,
     ) -> None:
         self._losses = FollowedLosses(*losses)
         self._log, self._metric = log, metric
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._losses.at(self._progress(args, state))
+        if state.global_step and (parameters := self._losses.parameters()):
+            _put_back(parameters, _file(args, state))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        file, parameters = _file(args, state), self._losses.parameters()
+        if parameters and args.should_save and file.parent.is_dir():
+            save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, file)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._losses.at(self._progress(args, state))
@@ -80,6 +100,28 @@ class LossSchedules(TrainerCallback):
             epoch=int(state.epoch or 0),
             history=tuple(x[self._metric] for x in state.log_history if self._metric in x),
         )
+
+
+def _file(args: Any, state: Any) -> Path:
+    return (
+        Path(args.output_dir) / f"checkpoint-{state.global_step}" / "coreframe_losses.safetensors"
+    )
+
+
+def _put_back(parameters: dict[str, nn.Parameter], file: Path) -> None:
+    """Set parameters of losses to what a checkpoint has."""
+    if not file.is_file():
+        _log.warning("the parameters of the loss start anew: there is no %s", file)
+        return
+    stored = load_file(file)
+    shapes = [{name: tuple(x.shape) for name, x in of.items()} for of in (parameters, stored)]
+    if shapes[0] != shapes[1]:
+        raise ArgumentError(
+            f"{file} has the parameters {shapes[1]} of losses, and these losses have {shapes[0]}"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(stored[name])
 
 
 class HealthMetrics(TrainerCallback):

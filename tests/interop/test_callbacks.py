@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,17 @@ def test_several_modules_are_told_apart_by_number() -> None:
     fields = ("loss.temperature", "miner.k")
     places = ("0.criterion", "1")
     assert set(followed.values()) == {f"{place}.{field}" for place in places for field in fields}
+
+
+def test_losses_may_be_a_mapping() -> None:
+    """As the trainer of sentence-transformers takes them, others' losses among them."""
+    followed = FollowedLosses({"near": Net(), "far": Net().criterion, "theirs": nn.MSELoss()})
+    followed.at(Progress(steps=8))
+    fields = ("loss.temperature", "miner.k")
+    places = ("near.criterion", "far")
+    assert set(followed.values()) == {f"{place}.{field}" for place in places for field in fields}
+    with pytest.raises(ArgumentTypeError, match="must be a torch module, got InfoNCE"):
+        FollowedLosses({"near": InfoNCE()})
 
 
 def test_schedules_inside_of_parts_have_a_path() -> None:
@@ -262,6 +274,34 @@ def test_a_run_of_transformers_goes_on_where_it_was(tmp_path: Path) -> None:
         assert got == pytest.approx(want)
     for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_parameters_of_losses_stand_in_checkpoints(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("transformers", reason="needs coreframe-ml[transformers]")
+    from coreframe.interop.transformers import LossSchedules
+
+    args = SimpleNamespace(
+        output_dir=str(tmp_path), should_save=True, train_batch_size=8, world_size=1,
+        gradient_accumulation_steps=1,
+    )  # fmt: skip
+    state = SimpleNamespace(global_step=3, max_steps=9, epoch=0.5, log_history=[])
+    losses = {"a": LossModule(InfoNCE(learnable_scale=True)), "b": nn.MSELoss()}
+    callback = LossSchedules(losses)
+    callback.on_train_begin(args, state, None)
+    assert "start anew: there is no" in caplog.text
+    with torch.no_grad():
+        losses["a"].log_scale.fill_(0.25)
+    (tmp_path / "checkpoint-3").mkdir()
+    callback.on_save(args, state, None)
+    fresh = {"a": LossModule(InfoNCE(learnable_scale=True))}
+    LossSchedules(fresh).on_train_begin(args, state, None)
+    assert float(fresh["a"].log_scale.detach()) == 0.25
+    with pytest.raises(ArgumentError, match=r"checkpoint-3.* has the parameters .*a\.log_scale"):
+        LossSchedules({"c": fresh["a"]}).on_train_begin(args, state, None)
 
 
 def test_a_collapse_stops_a_trainer_of_transformers(tmp_path: Path) -> None:

@@ -250,6 +250,12 @@ def test_inside_of_matryoshka(model: Any) -> None:
     assert_same(stepped(model, ours, batch), want)
     with pytest.raises(ArgumentError, match="without mini_batch_size"):
         theirs.MatryoshkaLoss(model, SentenceTransformerLoss(model, OURS, mini_batch_size=2), [8])
+    layers = theirs.AdaptiveLayerLoss(model, SentenceTransformerLoss(model, OURS))
+    assert torch.isfinite(layers(batch, None))
+    with pytest.raises(ArgumentError, match=r"AdaptiveLayerLoss works on .* without mini_batch_"):
+        theirs.AdaptiveLayerLoss(model, SentenceTransformerLoss(model, OURS, mini_batch_size=2))(
+            batch, None
+        )
 
 
 # Settings ---------------------------------------------------------------------------------------
@@ -396,6 +402,27 @@ def test_schedules_mining_parameters_and_the_model_card(tmp_path: Path) -> None:
     assert float(after["log_scale"].detach()) != float(before["log_scale"])
     trainer.create_model_card()
     assert "InfoNCE" in (Path(trainer.args.output_dir) / "README.md").read_text(encoding="utf-8")
+
+
+def test_parameters_of_losses_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """A checkpoint of sentence-transformers holds the model; the callback adds the losses'."""
+
+    def trained(resume: str | None = None) -> dict[str, float]:
+        model = bert(tmp_path)
+        loss = SentenceTransformerLoss(model, InfoNCE(learnable_scale=True))
+        given = arguments(
+            tmp_path, num_train_epochs=1, save_strategy="steps", save_steps=2, save_total_limit=1
+        )
+        trainer = SentenceTransformerTrainer(
+            model=model, args=given, train_dataset=pairs(), loss=loss
+        )
+        trainer.add_callback(LossSchedules(loss))
+        trainer.train(resume_from_checkpoint=resume)
+        return {k: float(p.detach()) for k, p in loss.loss.named_parameters()}
+
+    whole, end = trained(), tmp_path / "checkpoint-4"
+    assert trained(str(end)) == whole  # there is nothing left to do
+    assert all(abs(x) > 1e-4 for x in whole.values())
 
 
 @pytest.mark.integration
