@@ -332,14 +332,14 @@ CHANGING = {
         out=False,
     ),
     "many_threads": Bad(
-        "import threading, time\nfor i in range(9):\n"
-        "    threading.Thread(target=time.sleep, args=(0.1,), name=str(i), daemon=True).start()",
+        "import threading\nfor i in range(9):\n"
+        "    threading.Thread(target=threading.Event().wait, name=str(i), daemon=True).start()",
         "it started the thread '0', the thread '1', the thread '2' and 6 more, which runs on",
         out=False,
     ),
     "thread": Bad(
-        "import threading, time\n"
-        "threading.Thread(target=time.sleep, args=(0.5,), name='busy').start()",
+        "import threading\n"
+        "threading.Thread(target=threading.main_thread().join, name='busy').start()",
         "it started the thread 'busy' (the program ends after it), which runs on",
         out=False,
     ),
