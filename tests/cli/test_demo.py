@@ -38,7 +38,7 @@ FILES = [
     "run.toml",
     "trainer_state.json",
 ]
-SHORT = ("--quick", "--set", "train.epochs=3")
+SHORT = ("--quick", "--set", "train.epochs=3", "--set", "curve.enabled=never")
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -244,29 +244,22 @@ def test_what_is_stored_is_what_ran(coreframe_, demo, tmp_path) -> None:
 
 
 def test_another_seed(coreframe_, demo) -> None:
-    ran = coreframe_("demo", "--quick", "--json", "--seed", 7)
+    ran = coreframe_("demo", *SHORT, "--json", "--seed", 7)
     metrics = json.loads(ran.stdout)
-    assert ran.returncode == 0
+    assert ran.returncode in (0, 3), ran.stderr
     assert metrics["seed"] == 7
     assert metrics["baseline"] != demo.metrics["baseline"]  # another split
 
 
-def test_another_backend(coreframe_, demo) -> None:
-    pytest.importorskip("torch")
-    ran = coreframe_("demo", "--quick", "--backend", "torch", "--json", OMP_NUM_THREADS="1")
-    assert ran.returncode == 0, ran.stderr
-    metrics = json.loads(ran.stdout)
-    assert metrics["backend"] == "torch"
-    assert metrics["baseline"] == pytest.approx(demo.metrics["baseline"], abs=0.002)  # near-ties
-    assert metrics["trained"] == pytest.approx(demo.metrics["trained"], abs=0.02)
-
-
-def test_the_backend_by_the_environment(coreframe_) -> None:
+def test_another_backend_by_the_environment(coreframe_, demo) -> None:
     pytest.importorskip("torch")
     variables = {"COREFRAME_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
-    ran = coreframe_("demo", *SHORT, "--json", **variables)
+    ran = coreframe_("demo", "--quick", "--json", **variables)
+    assert ran.returncode == 0, ran.stderr
     metrics = json.loads(ran.stdout)
     assert (metrics["backend"], metrics["backend_source"]) == ("torch", "COREFRAME_BACKEND")
+    assert metrics["baseline"] == pytest.approx(demo.metrics["baseline"], abs=0.002)  # near-ties
+    assert metrics["trained"] == pytest.approx(demo.metrics["trained"], abs=0.02)
 
 
 def test_another_embedder(coreframe_, tmp_path, demo) -> None:

@@ -17,7 +17,10 @@ import coreframe
 from coreframe import __main__ as start
 from coreframe import config
 
-FEW = ("--set", "train.epochs=8", "--set", "train.batch_size=128")
+from .conftest import run_command
+
+FEW = ("--set", "train.epochs=8", "--set", "train.batch_size=128", "--set", "gate.resamples=500")
+FEW += ("--set", "curve.enabled=never")
 FILES = 12
 
 
@@ -330,9 +333,9 @@ def test_five_mistakes_are_shown_at_once(coreframe_, texts, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_a_traceback_only_when_asked_for(coreframe_, tmp_path, debug) -> None:
+def test_a_traceback_only_when_asked_for(tmp_path, debug) -> None:
     lines(tmp_path / "pairs.jsonl", [GOOD, "{"])
-    ran = coreframe_("train", "pairs.jsonl", *["--debug"] * debug)
+    ran = run_command("train", "pairs.jsonl", *["--debug"] * debug, cwd=tmp_path)
     assert ran.returncode == (1 if debug else 4)
     assert ("Traceback" in ran.stderr) is debug
     assert "pairs.jsonl, line 2: not valid JSON" in ran.stderr
