@@ -346,26 +346,18 @@ def _write_array_defaults(was: dict[str, Any]) -> None:
 
 
 def _torch_random() -> Any:
-    """Return the state of torch's global generator; None is that of a torch not yet loaded."""
+    """Return the state of torch's global generator, which starts with another one every time."""
     torch = sys.modules.get("torch")
     return torch.get_rng_state().numpy().tobytes() if torch else None
 
 
-def _usual_torch_random() -> Any:
-    torch: Any = sys.modules["torch"]
-    return torch.Generator().get_state()
-
-
 def _same_torch_random(was: Any, now: Any) -> bool:
-    return was == now or (was is None and now == _usual_torch_random().numpy().tobytes())
+    return was is None or was == now
 
 
 def _write_torch_random(was: Any) -> None:
     torch: Any = sys.modules["torch"]
-    usual = was is None
-    torch.set_rng_state(
-        _usual_torch_random() if usual else torch.frombuffer(bytearray(was), dtype=torch.uint8)
-    )
+    torch.set_rng_state(torch.frombuffer(bytearray(was), dtype=torch.uint8))
 
 
 def _pools() -> list[Any]:
@@ -378,7 +370,10 @@ def _pools() -> list[Any]:
 
 
 def _thread_counts() -> dict[str, int]:
-    return {pool.filepath: pool.num_threads for pool in _pools()}
+    counts = {pool.filepath: pool.num_threads for pool in _pools()}
+    if torch := sys.modules.get("torch"):  # which sets its pool to a number of its own
+        counts["torch"] = torch.get_num_threads()
+    return counts
 
 
 def _usual_threads() -> int:
@@ -402,6 +397,8 @@ def _same_threads(was: dict[str, int], now: dict[str, int]) -> bool:
 def _write_threads(was: dict[str, int]) -> None:
     for pool in _pools():
         pool.set_num_threads(was.get(pool.filepath, _usual_threads()))
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(was.get("torch", _usual_threads()))
 
 
 PARTS: tuple[Part, ...] = (

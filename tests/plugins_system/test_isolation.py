@@ -183,7 +183,7 @@ def test_all_files_closed_is_no_silent_loss_of_stdout(python, tmp_path) -> None:
     assert words in ran.stderr
 
 
-def test_defaults_and_random_of_torch_and_jax_are_put_back(write_plugin) -> None:
+def test_threads_defaults_and_random_of_torch_and_jax_are_put_back(write_plugin) -> None:
     torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
     write_plugin(
         "acme",
@@ -192,6 +192,7 @@ def test_defaults_and_random_of_torch_and_jax_are_put_back(write_plugin) -> None
         torch.set_default_dtype(torch.float64)
         torch.set_grad_enabled(False)
         torch.manual_seed(0)
+        torch.set_num_threads(5)
         jax.config.update("jax_enable_x64", not jax.config.jax_enable_x64)
         @hookimpl
         def coreframe_losses(): return {}
@@ -201,9 +202,14 @@ def test_defaults_and_random_of_torch_and_jax_are_put_back(write_plugin) -> None
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    words = "the state of torch's random and defaults of torch or JAX, which is put back"
-    with pytest.warns(PluginWarning, match=words):
+    threads = torch.get_num_threads()
+    with pytest.warns(PluginWarning) as caught:
         registry.registry()
+    assert str(caught[0].message) == (
+        "plugin acme/acme 1.0, at import: it changed the number of threads, the state of torch's "
+        "random and defaults of torch or JAX, which is put back"
+    )
+    assert torch.get_num_threads() == threads
     assert torch.equal(torch.rand(3), expected)
     assert torch.get_default_dtype() is torch.float32
     assert torch.is_grad_enabled()
