@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coreframe.cli.common import FAILED
+from coreframe.cli.common import FAILED, USAGE
 
 if TYPE_CHECKING:  # the kit brings NumPy, and what else it checks with
     from coreframe.testing.checks import Check
@@ -62,7 +62,8 @@ def check(
     (package.module:Class), a backend (backends:numpy, backends:torch:cuda) or a distribution
     (soft-margin-plugin), whose package and components are all checked.
 
-    The exit code is 0 if all promises are kept and 1 if one is broken.
+    The exit code is 0 if all promises are kept, 1 if one is broken, and 2 if there is a TARGET of
+    which nothing could be checked, such as a device that is not there.
     """
     if not targets and kernels is None:
         raise click.UsageError("name a component or a plugin to check, or give --kernels")
@@ -75,34 +76,47 @@ def check(
     )
     shown = _Shown(verbose=verbose, quiet=quiet)
     found: list[tuple[str, Check]] = []
-    for title, about, outcomes in groups:
+    unseen: dict[str, str] = {}
+    for target, title, about, outcomes in groups:
         start = time.perf_counter()
         with _told(f"checking {title}", quiet or as_json):
             outcomes = list(outcomes)
         found += [(title, outcome) for outcome in outcomes]
+        reason = _unseen(outcomes)
+        unseen[target] = unseen.get(target, reason) and reason
         if not as_json:
             shown.group(title, about, outcomes, time.perf_counter() - start)
     if as_json:
         click.echo(json.dumps([_row(title, outcome) for title, outcome in found], indent=2))
     else:
         shown.total([outcome for _, outcome in found])
-    return 0 if all(outcome for _, outcome in found) else FAILED
+    if not all(outcome for _, outcome in found):
+        return FAILED
+    for target, reason in unseen.items():
+        if reason:
+            click.secho(f"{target}: {reason}", fg="red", err=True)
+    return USAGE if any(unseen.values()) else 0
 
 
 # What is checked ----------------------------------------------------------------------------
 
-Group = tuple[str, str, "Iterable[Check]"]
+Group = tuple[str, str, str, "Iterable[Check]"]
+"""The target that it belongs to, a title, what is checked in a line, and the outcomes."""
 
 
-def _suites(targets: Sequence[str], assignments: Sequence[str], only: Sequence[str]) -> list[Suite]:
+def _suites(
+    targets: Sequence[str], assignments: Sequence[str], only: Sequence[str]
+) -> list[tuple[str, Suite]]:
     from coreframe.testing import suites, target
 
     if assignments and len(targets) > 1:
         raise click.UsageError("--set is for one TARGET; check them one after the other")
     found = [
-        suite for each in targets for suite in target.suites(each, _fields(assignments), make=_made)
+        (each, suite)
+        for each in targets
+        for suite in target.suites(each, _fields(assignments), make=_made)
     ]
-    suites.known(found, only)
+    suites.known([suite for _, suite in found], only)
     return found
 
 
@@ -128,16 +142,27 @@ def _fields(assignments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _groups(found: Iterable[Suite], only: Sequence[str]) -> Iterator[Group]:
-    for suite in found:
+def _groups(found: Iterable[tuple[str, Suite]], only: Sequence[str]) -> Iterator[Group]:
+    for target, suite in found:
         if not only or any(promise.name in only for promise in suite.promises):
-            yield suite.title, suite.about, suite.run(only)
+            yield target, suite.title, suite.about, suite.run(only)
 
 
 def _kernels(backend: str, names: Sequence[str]) -> Iterator[Group]:
     from coreframe import testing
 
-    yield f"kernels of {backend}", "", testing.check_kernels(backend, names or None)
+    title = f"kernels of {backend}"
+    yield title, title, "", testing.check_kernels(backend, names or None)
+
+
+def _unseen(outcomes: Sequence[Check]) -> str:
+    """Return why nothing that matters could be checked, or "": whoever cannot be used here may
+    still have a name and a form.
+    """
+    use = [outcome for outcome in outcomes if outcome.name == "usable"] or outcomes
+    if any(outcome.checked for outcome in use):
+        return ""
+    return use[0].detail if use else "not checked: there is nothing to check"
 
 
 # What is shown ------------------------------------------------------------------------------
@@ -213,4 +238,5 @@ class _Shown:
 
         broken = not all(outcomes)
         if broken or not self.quiet:
-            click.secho(summary(outcomes), fg="red" if broken else "green", bold=True)
+            colour = "red" if broken else "green" if any(o.checked for o in outcomes) else "yellow"
+            click.secho(summary(outcomes), fg=colour, bold=True)

@@ -178,6 +178,24 @@ class Case:
         name = f"{self.name}, with scores of all"
         return replace(self, name=name, floats={**self.floats, "scores": scores})
 
+    def weighted(self) -> Case:
+        """Return the same with weights."""
+        weights = np.random.default_rng(22).random(self.rows) + 0.2
+        floats = {**self.floats, "weights": weights}
+        return replace(self, name=f"{self.name} with weights", floats=floats)
+
+    @property
+    def is_tall(self) -> bool:
+        """Whether there are references beyond those that go with the anchors."""
+        aligned = self.labels is None and self.listed is None and self.masks is None
+        return aligned and self.columns > self.rows
+
+    def square(self) -> Case:
+        """Return the same with as many references as anchors."""
+        references = self.floats["references"][: self.rows]
+        name = f"{self.name}, as many references"
+        return replace(self, name=name, floats={**self.floats, "references": references})
+
     def permuted(self) -> tuple[Case, dict[str, Any]]:
         """Return the same batch in another order, and where each row comes from, by field."""
         rng = np.random.default_rng(20)
@@ -297,6 +315,20 @@ def edges() -> dict[str, list[Case]]:
         "no_negatives": [_edge_classes("no row has a negative", x, 0, 0, 0, 0)],
         "zero_weights": [_edge_pairs("all weights zero", x, y, weights=np.zeros(4))],
     }
+
+
+def far_apart() -> list[Case]:
+    """Return batches of similarities near their largest and least, of no two equal rows."""
+    rng = np.random.default_rng(23)
+    one = rng.standard_normal(WIDTH)
+    near, other = one + 1e-2 * rng.standard_normal((2, 4, WIDTH))
+    return [
+        _edge_pairs("rows nearly alike", near, other),
+        _edge_pairs("rows nearly opposite", near, -other),
+        _edge_classes("classes nearly alike", near, 0, 0, 1, 1),
+        _edge_classes("classes nearly opposite", near * [[1], [1], [-1], [-1]], 0, 0, 1, 1),
+        _edge_classes("rows of a class nearly opposite", near * [[1], [-1], [1], [-1]], 0, 0, 1, 1),
+    ]
 
 
 def tall_case(rows: int = 40, width: int = WIDTH) -> Case:

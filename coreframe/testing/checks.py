@@ -136,9 +136,12 @@ def resting_on(needs: tuple[str, ...], promises: Sequence[Promise]) -> list[Prom
     return found
 
 
-def explain(error: BaseException) -> str:
-    """Return an exception as one line, with the place outside array libraries that led to it."""
-    frames = traceback.extract_tb(error.__traceback__)
+def explain(error: BaseException, but_for: str = "") -> str:
+    """Return an exception as one line, with the place outside array libraries, and outside of one
+    folder, that led to it.
+    """
+    every = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in every if not but_for or not f.filename.startswith(but_for)] or list(every)
     outside = [f for f in frames if ARRAY_LIBRARIES.isdisjoint(re.split(r"[\\/]", f.filename))]
     place = (outside or frames)[-1]
     text = str(error).strip().partition("\n")[0]

@@ -23,6 +23,8 @@ class Subject(ABC):
 
     def __init__(self, component: Any) -> None:
         self.component = component
+        self.held: list[Any] = []
+        """What the component was given: while it is kept, no other array has its number (id)."""
         self.remembered = Remembered(component)
         """What the component and its module held before it was used."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, MutableSet
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,21 @@ class Remembered:
                 for name in [*before, *(now.keys() - before.keys())]
                 if name not in now or name not in before or not _same(now[name], before[name][1])
             ]
+        return found
+
+    def sizes(self) -> dict[str, int]:
+        """Return the entries of all containers and caches, also of those that hold no plain data,
+        and of objects of the component's own classes that stand there.
+        """
+        found: dict[str, int] = {}
+        for owner, _ in self._before:
+            for name, x in getattr(owner, "__dict__", {}).items():
+                if name.startswith("__") or isinstance(x, type | type(sys)):
+                    continue
+                inside = getattr(x, "__dict__", {}) if _is_foreign(type(x).__module__) else {}
+                for path, each in ((name, x), *((f"{name}.{k}", v) for k, v in inside.items())):
+                    if (size := _entries(each)) is not None:
+                        found[f"{path} of {_called(owner)}"] = size
         return found
 
     def forget(self) -> None:
@@ -126,6 +141,13 @@ def _is_plain(x: Any, depth: int = 3) -> bool:
         return False
     entries = [*x, *x.values()] if isinstance(x, dict) else x
     return all(_is_plain(entry, depth - 1) for entry in entries)
+
+
+def _entries(x: Any) -> int | None:
+    """Return how much a container or a cache holds; None of anything else."""
+    if isinstance(x, MutableSequence | MutableSet | MutableMapping):
+        return len(x)
+    return int(x.cache_info().currsize) if hasattr(x, "cache_info") else None
 
 
 def _same(x: Any, y: Any) -> bool:

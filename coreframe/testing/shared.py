@@ -13,14 +13,21 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 from coreframe import config
 from coreframe.component import NO_PRESETS, Preset
 from coreframe.errors import ConfigError
-from coreframe.testing.checks import NotApplicable, Promise, explain, promise, same_bits
+from coreframe.testing.checks import (
+    ARRAY_LIBRARIES,
+    NotApplicable,
+    Promise,
+    explain,
+    promise,
+    same_bits,
+)
 from coreframe.testing.docstrings import Incomplete, described, read
 from coreframe.testing.kit import Subject
 
@@ -28,7 +35,9 @@ THREADS = 4
 CALLS = 3  # of each thread, at least
 LONG_ENOUGH = 0.05  # seconds: quick components are called more often
 GIVE_WAY = 1e-6  # seconds; a sleep of zero hands nothing over
-OUR_OWN = {"coreframe", "builtins", "abc", "typing"}
+LINES = 600  # of each thread, after which another one goes on
+NOT_ITS_OWN = {*sys.stdlib_module_names, *ARRAY_LIBRARIES, "coreframe"} - {"__main__"}
+"""Top-level modules that no component is written in."""
 
 SHARED: list[Promise] = []
 
@@ -331,17 +340,16 @@ def thread_safe(subject: Subject) -> Iterator[str]:
     alone = [subject.exercise(subject.component, variant) for variant in (0, 1)]
     problems: list[str] = []
     together = threading.Barrier(THREADS)
-    packages = {k.__module__.partition(".")[0] for k in type(subject.component).__mro__}
 
     def use(number: int) -> None:
         try:
             together.wait()
-            until = time.monotonic() + LONG_ENOUGH
+            until, lines = time.monotonic() + LONG_ENOUGH, iter(range(LINES))
             for call in itertools.count():
                 if call >= CALLS and (problems or time.monotonic() > until):
                     break
                 variant = (number + call) % 2
-                with _giving_way(packages - OUR_OWN, until):
+                with _giving_way(lines):
                     found = subject.exercise(subject.component, variant)
                 problems.extend(_others(alone[variant], found, "in several threads"))
         except Exception as error:
@@ -355,21 +363,41 @@ def thread_safe(subject: Subject) -> Iterator[str]:
     yield from dict.fromkeys(problems)
 
 
+@promise(
+    SHARED,
+    "Nothing that it keeps grows with every call: no list, no dict, no cache.",
+    fix="Append to nothing that outlives the call; a cache needs a largest size, as "
+    "functools.lru_cache(maxsize=8) has, and a key that the next step has again.",
+    needs=("usable", "no_hidden_state", "looks_anew"),
+)
+def nothing_grows(subject: Subject) -> Iterator[str]:
+    sizes = [subject.remembered.sizes()]
+    for _ in range(3):
+        subject.exercise(subject.component)
+        sizes.append(subject.remembered.sizes())
+    for name in sizes[-1]:
+        counts = [each.get(name, 0) for each in sizes]
+        if all(before < after for before, after in itertools.pairwise(counts)):
+            told = ", ".join(str(count) for count in counts[1:])
+            yield f"{name} has more entries after each use: {told}"
+
+
 @contextlib.contextmanager
-def _giving_way(packages: Collection[str], until: float) -> Iterator[None]:
-    """Let another thread go on after every line of some packages' code, for a while: threads that
-    are let alone switch once in hundreds of calls, and would hardly ever meet inside of one.
+def _giving_way(lines: Iterator[int]) -> Iterator[None]:
+    """Let another thread go on after each of so many lines of the component, of its bases and of
+    the helpers that it calls: threads that are let alone switch once in hundreds of calls, and
+    would hardly ever meet inside of one.
     """
 
     def line(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.monotonic() > until:
+        if next(lines, None) is None:
             return None
         time.sleep(GIVE_WAY)
         return line
 
     def call(frame: FrameType, event: str, argument: Any) -> Any:
         name = str(frame.f_globals.get("__name__"))
-        return line if name.partition(".")[0] in packages else None
+        return None if name.partition(".")[0] in NOT_ITS_OWN else line
 
     before = sys.gettrace()
     sys.settrace(call)

@@ -157,6 +157,28 @@ def test_a_backend(here: Here) -> None:
     assert "has only the device cpu, got 'gpu'" in out
 
 
+@pytest.mark.parametrize("words", [(), ("--quiet",), ("--json",)])
+def test_what_cannot_be_used_here_is_no_success(
+    here: Here, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = registry.registry().find("backends", "numpy").load()
+    monkeypatch.setattr(kind, "missing", lambda self: "there is no such device")
+    code, _, err = here("losses:mse", "backends:numpy", "-k", "usable", *words)
+    assert code == 2
+    assert err == "backends:numpy: not checked: it cannot run here: there is no such device\n"
+
+
+def test_a_promise_that_says_nothing_is_no_success_alone(here: Here) -> None:
+    code, _, err = here("losses:mse", "-k", "rows_are_independent")
+    assert (code, err) == (2, "losses:mse: not checked: it is no PairwiseLoss\n")
+
+
+def test_no_kernels_are_no_success(here: Here) -> None:
+    pytest.importorskip("torch")  # which has none
+    code, _, err = here("--kernels", "torch")
+    assert (code, err) == (2, "kernels of torch: not checked: there is nothing to check\n")
+
+
 def test_a_plugin(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLE))
     words = ("-k", "hooks", "-k", "form", "--set", "losses:soft_margin.scale=5.0")

@@ -330,6 +330,81 @@ class SharesWorkSpace(Right):
         return found
 
 
+HELPER = """
+space = [0.0] * 4
+def through(x):
+    for i in range(4):
+        space[i] = x[i]
+    found = list(space)
+    space[:] = [0.0] * 4
+    return found
+"""
+HELPERS: dict[str, Any] = {"__name__": "somebody_elses.helpers"}
+exec(compile(HELPER, "helpers.py", "exec"), HELPERS)
+
+
+class CallsAHelper(Right):
+    """Works in an array of a module of another package."""
+
+    def __call__(self, x: Any) -> Any:
+        return np.asarray(HELPERS["through"](x))
+
+
+CALLS: list[Any] = []
+
+
+class Logs(Right):
+    """Notes every call."""
+
+    def __call__(self, x: Any) -> Any:
+        CALLS.append(len(x))
+        return super().__call__(x)
+
+
+class Box:
+    """An object of one's own."""
+
+    def __init__(self) -> None:
+        self.arrays: list[Any] = []
+
+
+BOX = Box()
+
+
+class FillsABox(Right):
+    """Keeps all results in an object that stands in its module."""
+
+    def __call__(self, x: Any) -> Any:
+        found = super().__call__(x)
+        BOX.arrays.append(found)
+        return found
+
+
+@functools.cache
+def double_of(x: Any) -> float:
+    return 2.0 * float(x)
+
+
+class CachesEachCall(Right):
+    """Keeps what comes under a number that never comes again."""
+
+    def __call__(self, x: Any) -> Any:
+        key = object()
+        BY_KEY(key)
+        return super().__call__(x)
+
+
+BY_KEY = functools.cache(lambda key: key)
+
+
+class CachesByLength(Right):
+    """Keeps one number for each length, as it may."""
+
+    def __call__(self, x: Any) -> Any:
+        double_of(len(x))
+        return super().__call__(x)
+
+
 FAULTS = [
     (Changeable(), "form", "Changeable can be changed after it is made"),
     (Changeable(), "form", "the field 'factor' can be given by position"),
@@ -360,6 +435,22 @@ FAULTS = [
     (KeepsTheFirst(), "no_hidden_state", "y is another in a process just started"),
     (CachesByNumber(), "no_hidden_state", "y is another"),
     (SharesWorkSpace(), "thread_safe", "y is another in several threads"),
+    (CallsAHelper(), "thread_safe", "y is another in several threads"),
+    (
+        Logs(),
+        "nothing_grows",
+        "CALLS of the module tests.testing.test_shared has more entries after each use",
+    ),
+    (
+        FillsABox(),
+        "nothing_grows",
+        "BOX.arrays of the module tests.testing.test_shared has more entries",
+    ),
+    (
+        CachesEachCall(),
+        "nothing_grows",
+        "BY_KEY of the module tests.testing.test_shared has more entries",
+    ),
 ]
 
 
@@ -374,6 +465,32 @@ def test_each_fault_is_named_and_no_other(thing: Any, name: str, words: str) -> 
     assert list(found) == [name, *also]
     assert words in found[name], found[name]
     assert "\nTo fix: " in found[name]
+
+
+def test_a_cache_that_ends_passes() -> None:
+    assert broken(CachesByLength()) == {}
+
+
+def test_threads_meet_in_a_class_that_is_made_while_it_runs() -> None:
+    made = type("Made", (SharesWorkSpace,), {"__doc__": SharesWorkSpace.__doc__})
+    (promise,) = [p for p in SHARED if p.name == "thread_safe"]
+    assert "in several threads" in promise.check(Subject(made())).detail
+
+
+def test_a_trace_function_is_given_back() -> None:
+    (promise,) = [p for p in SHARED if p.name == "thread_safe"]
+    calls = []
+
+    def trace(frame: Any, event: str, argument: Any) -> None:
+        calls.append(event)
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        assert promise.check(Subject(Right())).ok
+        assert sys.gettrace() is trace
+    finally:
+        sys.settrace(before)
 
 
 def test_every_shared_promise_has_a_fault() -> None:

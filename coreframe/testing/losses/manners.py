@@ -16,6 +16,7 @@ from coreframe.loss import PairwiseLoss
 from coreframe.row_loss import RowLoss
 from coreframe.state import load_state, save_state
 from coreframe.testing import arrays
+from coreframe.testing.arrays import Case
 from coreframe.testing.checks import NotApplicable, Promise, difference, explain, promise, same_bits
 from coreframe.testing.growth import LINEAR, SIDES, SMALL, peak, size, too_fast
 from coreframe.testing.losses.subject import NUMBERS, Outcome, Subject, compare, has_dtype
@@ -32,19 +33,21 @@ PROMISES: list[Promise] = []
     PROMISES,
     "All array libraries of this machine give the same result, as arrays of their own.",
     fix="Use only functions of the array API standard, from xp = namespace(anchors=...); "
-    "np.asarray and float() take arrays out of their library.",
+    "np.asarray and float() take arrays out of their library. np.sqrt(2.0) is an array of NumPy "
+    "too: write math.sqrt(2.0).",
     needs=NUMBERS,
 )
 def libraries(subject: Subject) -> Iterator[str]:
     for case, library, place in subject.placed:
         expected = subject.run(case)
         for dtype, tolerance in TOLERANCE.items():
-            if not has_dtype(place, dtype):
+            if not has_dtype(place, dtype) or (dtype == "float32" and subject.overflows):
                 continue
             where = f"{case.name}, {library}, {dtype}"
             got = subject.attempt(case, library, dtype)
             if isinstance(got, Exception):
-                yield f"{where}: {explain(got)}"
+                if not _fails_in_float32(subject, case, library, dtype):  # which dtypes names
+                    yield f"{where}: {explain(got)}"
                 continue
             home = library_of(place(np.zeros(1, dtype)))
             for name, x in _arrays(got):
@@ -56,6 +59,13 @@ def libraries(subject: Subject) -> Iterator[str]:
 def _arrays(outcome: Outcome) -> Iterator[tuple[str, Array]]:
     yield "value", outcome.raw.value
     yield from ((f"grads[{name!r}]", g) for name, g in outcome.raw.grads.items())
+    yield from ((f"param_grads[{name!r}]", g) for name, g in outcome.raw.param_grads.items())
+
+
+def _fails_in_float32(subject: Subject, case: Case, library: str, dtype: str = "float32") -> bool:
+    """Say whether a library takes a case in float64, and not in float32."""
+    wide, narrow = (subject.outcome(case, library, name) for name in ("float64", dtype))
+    return wide is not None and narrow is None
 
 
 @promise(
@@ -68,9 +78,13 @@ def _arrays(outcome: Outcome) -> Iterator[tuple[str, Array]]:
 def dtypes(subject: Subject) -> Iterator[str]:
     for case, library, place in subject.placed:
         for dtype in TOLERANCE:
-            if has_dtype(place, dtype) and (got := subject.outcome(case, library, dtype)):
-                wanted = place(np.zeros(1, dtype)).dtype
-                yield from _other_dtypes(f"{case.name}, {library}, {dtype}", got, wanted)
+            if not has_dtype(place, dtype):
+                continue
+            where, got = f"{case.name}, {library}, {dtype}", subject.attempt(case, library, dtype)
+            if isinstance(got, Outcome):
+                yield from _other_dtypes(where, got, place(np.zeros(1, dtype)).dtype)
+            elif _fails_in_float32(subject, case, library, dtype):
+                yield f"{where}: {explain(got)}"
     for case in subject.cases:
         for name, g in subject.run(case, dtype=np.float16).raw.grads.items():
             if g.dtype != np.dtype(np.float16):
@@ -93,9 +107,11 @@ def _other_dtypes(where: str, got: Outcome, wanted: Any) -> Iterator[str]:
 def devices(subject: Subject) -> Iterator[str]:
     places = arrays.devices_of(subject.places)
     for case in subject.cases:
+        fails = any(_fails_in_float32(subject, case, library) for library in subject.places)
+        dtype = np.float64 if fails else np.float32
         for name, place in places.items():
             try:
-                outcome = subject.run(case, place, np.float32)
+                outcome = subject.run(case, place, dtype)
             except Exception as error:
                 yield f"{case.name}, {name}: {explain(error)}"
                 continue
@@ -119,7 +135,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
         for library, place in subject.places.items():
             if library == "jax" or subject.outcome(case, library, "float64") is None:
                 continue  # there is nothing to write to in JAX
-            batch = case.batch(place)
+            batch = subject.batch(case, place)
             before = {name: np.array(to_numpy(getattr(batch, name))) for name in case.floats}
             params = {name: place(x) for name, x in subject.params.items()}
             subject.loss.value_and_grad(batch, params or None)
@@ -148,7 +164,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
 def looks_anew(subject: Subject) -> Iterator[str]:
     rng = np.random.default_rng(21)
     for case in subject.cases:
-        batch = case.batch()
+        batch = subject.batch(case)
         params = {name: np.array(x) for name, x in subject.params.items()} or None
         subject.loss.value_and_grad(batch, params)
         other = {name: rng.standard_normal(case.floats[name].shape) for name in case.embeddings}
@@ -183,10 +199,6 @@ def parameters(subject: Subject) -> Iterator[str]:
     for name, x in once.items():
         if difference(twice.get(name), x) > 1e-12:
             yield f"project changes {name} a second time"
-    own = set(subject.params)
-    for case in subject.cases:
-        if (found := set(subject.run(case).raw.param_grads)) != own:
-            yield f"{case.name}: param_grads has {sorted(found)}, expected {sorted(own)}"
 
 
 @promise(
@@ -291,9 +303,6 @@ def memory(subject: Subject) -> Iterator[str]:
     linear = isinstance(loss, RowLoss) or hasattr(loss, "memory_budget")
     if hasattr(loss, "memory_budget"):
         loss = dataclasses.replace(loss, memory_budget=1)
-    if subject.params_depend_on_width:
-        raise NotApplicable("its parameters are made for one width of embeddings")
-    params = {name: np.array(x) for name, x in subject.params.items()} or None
     for make in (arrays.tall_pairs, arrays.tall_case):
         case = make()
         taken = subject.usable([case])
@@ -306,6 +315,7 @@ def memory(subject: Subject) -> Iterator[str]:
         ) -> Callable[[], Any]:
             larger = make(rows, width)
             batch = (larger.graded() if graded else larger).batch()
+            params = loss.init(np.random.default_rng(13), width) or None
             return lambda: loss.value_and_grad(batch, params)
 
         for problem in too_fast(call, linear=linear):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
 
 from coreframe.loss import Loss
 from coreframe.testing import kit
+from coreframe.testing.arrays import Case
 from coreframe.testing.checks import REPEATABLE, Check, Promise, difference, promise
 from coreframe.testing.losses import engine, manners, values
 from coreframe.testing.losses.subject import Subject
@@ -37,9 +41,11 @@ def accepts(subject: Subject) -> Iterator[str]:
 
 @promise(
     FORM,
-    "The value is 0-d (with reduction none one a row), and each gradient has its field's shape.",
-    fix="Return LossResult(value, grads) with xp.sum or xp.mean over the rows, and in grads an "
-    "array for each of anchors, references and negatives that the batch has.",
+    "The value is 0-d (with reduction none one a row), and each gradient has the shape of its "
+    "field or parameter.",
+    fix="Return LossResult(value, grads, param_grads) with xp.sum or xp.mean over the rows, in "
+    "grads an array for each of anchors, references and negatives that the batch has, and in "
+    "param_grads one for each parameter.",
     needs=("usable", "accepts"),
 )
 def shapes(subject: Subject) -> Iterator[str]:
@@ -50,15 +56,48 @@ def shapes(subject: Subject) -> Iterator[str]:
             yield f"{case.name}: value is a {type(raw.value).__name__}, not an array"
         elif tuple(raw.value.shape) != wanted:
             yield f"{case.name}: value has shape {tuple(raw.value.shape)}, expected {wanted}"
-        if set(raw.grads) != set(case.embeddings):
-            yield f"{case.name}: grads has {sorted(raw.grads)}, expected {case.embeddings}"
-            continue
-        for name, g in raw.grads.items():
-            shape = case.floats[name].shape
-            if not hasattr(g, "dtype"):
-                yield f"{case.name}: grads[{name!r}] is a {type(g).__name__}, not an array"
-            elif tuple(g.shape) != shape:
-                yield f"{case.name}: grads[{name!r}] is {tuple(g.shape)}, but {name} is {shape}"
+        fields = {name: case.floats[name] for name in case.embeddings}
+        yield from _other_shapes(f"{case.name}: grads", raw.grads, fields)
+        yield from _other_shapes(f"{case.name}: param_grads", raw.param_grads, subject.params)
+
+
+def _other_shapes(what: str, grads: Mapping[str, Any], of: Mapping[str, Any]) -> Iterator[str]:
+    if set(grads) != set(of):
+        yield f"{what} has {sorted(grads)}, expected {list(of)}"
+        return
+    for name, g in grads.items():
+        shape = np.shape(of[name])
+        if not hasattr(g, "dtype"):
+            yield f"{what}[{name!r}] is a {type(g).__name__}, not an array"
+        elif tuple(g.shape) != shape:
+            yield f"{what}[{name!r}] is {tuple(g.shape)}, but {name} is {shape}"
+
+
+@promise(
+    FORM,
+    "What comes in float64 is computed in float64.",
+    fix="Cast nothing to xp.float32: compute in the dtype of what comes in. The engine widens what "
+    "is narrower than float32.",
+    needs=("row_terms_shapes", "usable", "accepts", "shapes", REPEATABLE),
+)
+def precision(subject: Subject) -> Iterator[str]:
+    for case in subject.cases:
+
+        def moved_by(step: float, case: Case = case) -> float:
+            rng = np.random.default_rng(24)
+            moved = {
+                name: case.floats[name] * (1 + step * rng.uniform(0.5, 1, case.floats[name].shape))
+                for name in case.embeddings
+            }
+            return float(np.sum(subject.run(case, **moved).value))
+
+        still = moved_by(0.0)
+        near, far = ([moved_by(step), moved_by(-step)] for step in (1e-11, 1e-5))
+        if near == [still, still] and still not in far:
+            yield (
+                f"{case.name}: the value is the same to the last bit where embeddings change by "
+                "a hundred billionth, as if they were float32"
+            )
 
 
 @promise(

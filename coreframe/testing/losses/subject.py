@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from coreframe.backend import to_numpy
+from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
 from coreframe.loss import Loss, LossResult, PairwiseLoss
 from coreframe.testing import arrays, kit
 from coreframe.testing.arrays import WIDTH, Case, Place, on_numpy
 from coreframe.testing.checks import REPEATABLE, NotApplicable, difference
 
-NUMBERS = ("row_terms_shapes", "usable", "accepts", REPEATABLE, "shapes")
+NUMBERS = ("row_terms_shapes", "usable", "accepts", REPEATABLE, "shapes", "precision")
 """What must be so before numbers mean anything."""
 
 
@@ -89,12 +90,6 @@ class Subject(kit.Subject):
         return dict(self.loss.project(moved)) if moved else {}
 
     @cached_property
-    def params_depend_on_width(self) -> bool:
-        """Whether they have a row or a column for each of the embeddings' width."""
-        wide = self.loss.init(np.random.default_rng(13), WIDTH + 1)
-        return any(np.shape(x) != np.shape(self.params[name]) for name, x in wide.items())
-
-    @cached_property
     def places(self) -> dict[str, Place]:
         return arrays.libraries()
 
@@ -107,7 +102,27 @@ class Subject(kit.Subject):
 
     @cached_property
     def cases(self) -> list[Case]:
-        return self.usable(arrays.ordinary_cases())
+        found = self.usable(arrays.ordinary_cases())
+        if not any("weights" in case.floats for case in found):
+            found += self.usable([case.weighted() for case in found[:1]])
+        return found
+
+    @cached_property
+    def overflows(self) -> list[str]:
+        """Sentences about numbers that are finite in float64 alone, and could be in float32."""
+        found = []
+        for case in [*self.cases, *self.usable(arrays.far_apart())]:
+            wide = self.run(case).all
+            largest = max(float(np.abs(x).max(initial=0.0)) for x in wide.values())
+            if not largest < float(np.finfo(np.float32).max):
+                continue
+            narrow = self.run(case, dtype=np.float32).all
+            found += [
+                f"{case.name}: {name} is finite in float64, and not in float32"
+                for name, x in narrow.items()
+                if not np.isfinite(x).all()
+            ]
+        return found
 
     def edge_cases(self, kind: str) -> list[Case]:
         return self.usable(arrays.edges()[kind])
@@ -117,7 +132,9 @@ class Subject(kit.Subject):
         return [found for case in cases if (found := self._taken(case))]
 
     def _taken(self, case: Case) -> Case | None:
-        """Return the case as the loss takes it, with scores (n, m) where it refuses (n,)."""
+        """Return the case as the loss takes it: with scores (n, m) where it refuses (n,), and as
+        many references as anchors where it refuses more.
+        """
         batch = case.batch()
         if any(getattr(batch, name) is None for name in self.loss.needs):
             self.refusals[case.name] = f"it needs {', '.join(self.loss.needs)}"
@@ -128,6 +145,8 @@ class Subject(kit.Subject):
             self.refusals[case.name] = str(error)
             if "scores" in self.loss.needs and np.ndim(case.floats["scores"]) == 1:
                 return self._taken(case.graded())
+            if case.is_tall:
+                return self._taken(case.square())
             return None
         except Exception:
             pass  # which a promise will find and explain
@@ -151,7 +170,10 @@ class Subject(kit.Subject):
 
         def call(given: Any) -> Any:
             floats, own = given
-            found = (loss or self.loss).value_and_grad(case.of(floats, place), own or None, wrt=wrt)
+            batch = case.of(floats, place)
+            if library != "jax":
+                self.held.append((batch, own))
+            found = (loss or self.loss).value_and_grad(batch, own or None, wrt=wrt)
             if not isinstance(found, LossResult):
                 raise TypeError(
                     f"value_and_grad returns a {type(found).__name__}, expected a LossResult"
@@ -160,6 +182,11 @@ class Subject(kit.Subject):
 
         given = (case.arrays(place, dtype, **changed), placed)
         return Outcome.of(LossResult(*arrays.traced(library, call, given)))
+
+    def batch(self, case: Case, place: Place = on_numpy) -> Batch:
+        """Make a batch of a case that is given to the loss directly."""
+        self.held.append(made := case.batch(place))
+        return made
 
     def attempt(self, case: Case, library: str, dtype: str) -> Outcome | Exception:
         """Return the result of a case on a library, or why it does not run; computed once."""
@@ -178,9 +205,9 @@ class Subject(kit.Subject):
 
     def row_terms(self, similarities: Any, positive: Any, negative: Any) -> tuple[Any, Any]:
         """Call row_terms on NumPy arrays of its own, which it may spoil: see inputs_are_kept."""
-        losses, grads = self.pairwise.row_terms(
-            np.array(similarities), np.array(positive), np.array(negative)
-        )
+        given = [np.array(similarities), np.array(positive), np.array(negative)]
+        self.held.append(given)
+        losses, grads = self.pairwise.row_terms(*given)
         return np.asarray(losses), np.asarray(grads)
 
 

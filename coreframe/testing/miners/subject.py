@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from coreframe.backend import device_of, namespace, to_numpy
+from coreframe.backend import device_of, library_of, namespace, to_numpy
 from coreframe.batch import Batch
 from coreframe.errors import ArgumentError
 from coreframe.miner import Miner
@@ -83,6 +83,8 @@ class Subject(kit.Subject):
         return found
 
     def mine(self, batch: Batch, *, miner: Miner | None = None, seed: int = 0) -> Relation:
+        if library_of(batch.anchors) != "jax":  # whose tracers end with their trace
+            self.held.append(batch)
         found = (miner or self.miner).mine(batch, rng=stream(seed, "check"))
         if not isinstance(found, Relation):
             raise TypeError(f"mine returns a {type(found).__name__}, expected a Relation")
