@@ -22,6 +22,10 @@ BROKEN = {
     "broken-plugin/raising_hook": "RuntimeError: the table could not be made (raising_hook.py:13)",
 }
 
+NO_JAX = {"COREFRAME_PLUGINS": "-coreframe_jax"}
+NEITHER = {"COREFRAME_PLUGINS": "-coreframe_jax,-coreframe_torch"}
+"""They take seconds to import."""
+
 TRAIN_ONE_STEP = """
 import numpy as np
 import coreframe
@@ -71,19 +75,17 @@ def test_the_command_line_lists_it(python, example_plugin: Path) -> None:
 
 def test_it_keeps_its_promises(python, example_plugin: Path) -> None:
     arguments = ("-m", "coreframe", "check", "soft_margin", "-k", "libraries", "-k", "gradient")
-    text = output(python(*arguments, plugins=(example_plugin,)))
+    text = output(python(*arguments, plugins=(example_plugin,), **NO_JAX))
     assert "2 promises kept, 0 broken" in text
 
 
 def test_its_package_and_its_own_tests_are_right(python, example_plugin: Path) -> None:
-    """Without JAX, which compiles for long."""
-    setting = {"COREFRAME_PLUGINS": "soft-margin-plugin,-coreframe_jax,-coreframe_torch"}
     arguments = ("-m", "coreframe", "check", "soft-margin-plugin", "-k", "packaging", "-k", "form")
-    text = output(python(*arguments, plugins=(example_plugin,), **setting))
+    text = output(python(*arguments, plugins=(example_plugin,), **NEITHER))
     assert "3 promises kept, 0 broken" in text
     tests = str(TESTS / "example_plugin")
     arguments = ("-m", "pytest", "-q", "-p", "no:cacheprovider", tests)
-    text = output(python(*arguments, plugins=(example_plugin,), **setting))
+    text = output(python(*arguments, plugins=(example_plugin,), **NEITHER))
     assert "test_soft_margin" not in text  # which only failures name
     assert int(re.search(r"(\d+) passed", text)[1]) > 60
 
@@ -209,7 +211,7 @@ print("fine_alone" in [entry.name for entry in registry().entries("miners")])
 def test_the_command_line_works_beside_a_broken_plugin(
     python, broken_plugin: Path, arguments: tuple[str, ...]
 ) -> None:
-    ran = python("-m", "coreframe", *arguments, plugins=(broken_plugin,))
+    ran = python("-m", "coreframe", *arguments, plugins=(broken_plugin,), **NEITHER)
     assert "Traceback" not in ran.stderr
     assert output(ran)
 
