@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
@@ -102,3 +103,19 @@ def loading() -> Iterator[None]:
     """
     with kept([]), warnings.catch_warnings():
         yield
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers, where it is loaded, from drawing progress bars on stderr while a model is
+    read; the bar of a download, which may take long, stays.
+    """
+    set_hook = getattr(sys.modules.get("transformers.utils.logging"), "set_tqdm_hook", None)
+    if set_hook is None:  # before version 5, which reads weights without a bar
+        yield
+        return
+    before = set_hook(lambda make, args, kwargs: make(*args, **{**kwargs, "disable": True}))
+    try:
+        yield
+    finally:
+        set_hook(before)

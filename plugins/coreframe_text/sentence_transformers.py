@@ -10,7 +10,14 @@ from typing import Any
 from coreframe import checks
 from coreframe.embedder import Embedder, Side, check_texts
 from coreframe.errors import ArgumentError, ArgumentTypeError, MissingExtra
-from coreframe.model_files import identity, loading, not_loaded, read_json, version
+from coreframe.model_files import (
+    identity,
+    loading,
+    not_loaded,
+    read_json,
+    version,
+    without_bars,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,14 +192,15 @@ def load(
             purpose="the embedder 'sentence_transformers'",
         ) from error
     try:
-        found = sentence_transformers.SentenceTransformer(
-            model,
-            device=device,
-            revision=revision,
-            truncate_dim=dimensions,
-            local_files_only=offline,
-            trust_remote_code=False,
-        )
+        with without_bars():
+            found = sentence_transformers.SentenceTransformer(
+                model,
+                device=device,
+                revision=revision,
+                truncate_dim=dimensions,
+                local_files_only=offline,
+                trust_remote_code=False,
+            )
     except Exception as error:  # of many kinds: of the hub, of PyTorch, of configuration files
         raise not_loaded("sentence_transformers", model, error) from error
     if max_length is not None:
