@@ -238,6 +238,22 @@ def _write_signals(was: dict[int, Any]) -> None:
             signal.signal(number, handler)
 
 
+def _timers() -> list[tuple[int, Any]]:
+    """Return what ``signal.setitimer`` has set, which ends a process that has no handler."""
+    read = getattr(signal, "getitimer", None)
+    return [(which, read(which)) for which in range(3)] if read else []
+
+
+def _same_timers(was: list[tuple[int, Any]], now: list[tuple[int, Any]]) -> bool:
+    """One that runs goes on, so its time is another."""
+    return [any(times) for _, times in was] == [any(times) for _, times in now]
+
+
+def _write_timers(was: list[tuple[int, Any]]) -> None:
+    for which, times in was:
+        signal.setitimer(which, *times)
+
+
 def _logging() -> tuple[int, list[Any]]:
     """Return the state of the root logger and of ours, which a configuration may disable."""
     known = logging.root.manager.loggerDict
@@ -415,6 +431,7 @@ PARTS: tuple[Part, ...] = (
     Part("defaults of torch or JAX", _array_defaults, _write_array_defaults),
     Part("the warning filters", _warnings, _write_warnings, _same_warnings),
     Part("logging", _logging, _write_logging, _same_logging),
+    Part("timers of signals", _timers, _write_timers, _same_timers),
     Part("signal handlers", _signals, _write_signals),
     Part("the locale", lambda: locale.setlocale(locale.LC_ALL), _write_locale),
     Part("the working directory", _directory, _change_directory),

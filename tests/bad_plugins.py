@@ -262,6 +262,9 @@ CHANGING = {
     "signals": Bad(
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)", "signal handlers", out=False
     ),
+    "timer": Bad(
+        "import signal\nsignal.setitimer(signal.ITIMER_REAL, 60)", "timers of signals", out=False
+    ),
     "directory": Bad("import os\nos.chdir('/')", "the working directory", out=False),
     "umask": Bad("import os\nos.umask(0o777)", "it changed the umask,", out=False),
     "path": Bad("import sys\nsys.path.insert(0, '/nowhere')", "sys.path", out=False),

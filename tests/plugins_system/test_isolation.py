@@ -38,6 +38,7 @@ def state():
         type(sys.stdout).__name__, sys.excepthook is sys.__excepthook__, sys.getrecursionlimit(),
         gc.isenabled(), sys.stdin.closed, repr(sys.gettrace()), repr(print), repr(sorted),
         warnings.showwarning.__module__, logging._warnings_showwarning is None,
+        signal.getitimer(signal.ITIMER_REAL),
         [os.fstat(number).st_ino > 0 for number in range(3)], coreframe.errors.nearest.__name__,
     ]
 """
