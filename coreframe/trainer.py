@@ -88,10 +88,11 @@ def fit(
             Default: none.
         initial: parameters to start at, as ``Run.params`` has them. Default: the adapter's own.
         epochs: passes over the pairs. Default: 30, that of our demo.
-        batch_size: pairs a batch. Default: 256, that of our demo.
-        drop_last, order, own_negatives: see ``Batches``: a short last batch, shuffling and
-            curriculum, and known wrong documents as each anchor's own negatives. Default: as in
-            ``Batches``.
+        batch_size: pairs per batch. Default: 256, that of our demo.
+        drop_last: leave out a last, short batch. Default: False, as in ``Batches``.
+        order: shuffling and curriculum, see ``Order``. Default: None, shuffled.
+        own_negatives: so many known wrong documents are each anchor's own negatives. Default: 0,
+            all are negatives of every anchor of their batch.
         sampler: which examples stand in a batch together, in place of the order. Default: none.
         mini_batch_size: so many rows of a batch go through the adapter at a time, and again for
             their gradients (see ``cached``): the memory of an adapter's activations is then that
