@@ -175,6 +175,8 @@ def test_learnable_scale_starts_as_no_scale(library, rng):
 @pytest.mark.parametrize("similarity", NAMES)
 def test_listed_relation_is_gathered_with_the_same_result(library, similarity, rng):
     for m, kind in ((MANY, OnlyGathered), (M, Listed)):
+        if library.name == "jax" and similarity != "cosine" and m == M:
+            continue  # every shape is compiled
         case, positives, negatives = with_listed(rng, N, m, D, K)
         relation = kind(library.asarray(positives), library.asarray(negatives), m)
         result = SoftMargin(similarity=similarity).value_and_grad(
@@ -201,7 +203,7 @@ def test_listed_without_negatives_means_all_others(library, rng):
 
 def test_float32_is_near_and_keeps_its_type(library, rng):
     case = random_case(rng, N, M, D, K, weights=True)
-    for similarity in NAMES:
+    for similarity in ("cosine", "euclidean") if library.name == "jax" else NAMES:
         result = SoftMargin(similarity=similarity).value_and_grad(case.batch(library, "float32"))
         want = dense_loss(case, soft_margin, similarity)
         assert_result(library, result, want, case, 2e-5)
@@ -224,8 +226,9 @@ def test_results_live_where_the_arrays_live(library, rng):
 def test_inputs_are_left_as_they_were(library, rng):
     case = random_case(rng, N, M, D, K, weights=True)
     batch = case.batch(library)
+    budget = 2**26 if library.name == "jax" else 1  # where nothing can be written to
     for similarity in ("cosine", "euclidean"):
-        SoftMargin(similarity=similarity, memory_budget=1).value_and_grad(batch)
+        SoftMargin(similarity=similarity, memory_budget=budget).value_and_grad(batch)
     for name in (*case.fields, "weights"):
         assert np.array_equal(library.to_numpy(getattr(batch, name)), getattr(case, name))
 
@@ -348,10 +351,11 @@ def test_a_relation_without_a_single_place_is_zero(library, rng):
 
 @pytest.mark.parametrize("similarity", NAMES)
 def test_zero_and_identical_rows_have_finite_gradients(library, similarity, rng):
-    case = random_case(rng, N, N, D, 2)
+    case = random_case(rng, N, M, D, K)
     a = case.anchors.copy()
     a[0] = 0
-    case = case.replace(anchors=a, references=a.copy(), negatives=np.stack([a, 0 * a], 1))
+    references = np.concatenate([a, a[: M - N]])
+    case = case.replace(anchors=a, references=references, negatives=np.stack([a, 0 * a, a], 1))
     result = SoftMargin(similarity=similarity).value_and_grad(case.batch(library))
     want = dense_loss(case, soft_margin, similarity)
     assert_result(library, result, want, case, 1e-7)
@@ -557,7 +561,8 @@ shapes = st.tuples(
 def test_random_shapes(library, shape, similarity, reduction, weights, small):
     n, m, d, k, seed = shape
     if library.name == "jax":  # it compiles each operation for each shape
-        n, m, d, k = ((N, M, D, K), (1, 1, 1, None), (40, None, D, 0))[seed % 3]
+        n, m, d, k = ((N, M, D, K), (1, 1, 1, None))[seed % 2]
+        small = False
     case = random_case(np.random.default_rng(seed), n, m, d, k, weights=weights)
     loss = SoftMargin(
         similarity=similarity, reduction=reduction, memory_budget=1 if small else 2**26
@@ -597,6 +602,8 @@ def test_central_differences(on_numpy, shape, similarity):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 def test_any_block_size_is_equal_within_rounding(library, dtype, similarity, rng):
+    if library.name == "jax" and (dtype == "float32") != (similarity == "cosine"):
+        pytest.skip("one of each is enough where every shape is compiled")
     n = N if library.name == "jax" else 203
     cases = [random_case(rng, n, M, D, K, weights=True), random_case(rng, n, None, D)]
     tolerance = 8 * np.finfo(dtype).eps * np.sqrt(n)
@@ -695,7 +702,6 @@ def test_jit_equals_eager(similarity, rng):
     jax = pytest.importorskip("jax", reason="the package jax is not installed")
     jax.config.update("jax_enable_x64", True)
     case, positives, negatives = with_listed(rng, N, MANY, D, K)
-    loss = SoftMargin(similarity=similarity, learnable_scale=True, memory_budget=1)
     relations = [
         masked(case.positive, case.negative),
         Listed(positives, negatives, MANY),
@@ -711,6 +717,8 @@ def test_jit_equals_eager(similarity, rng):
             weights=weights,
             relation=relation,
         )
+        budget = 1 if relation is relations[0] else 2**26  # blocks, which are compiled each
+        loss = SoftMargin(similarity=similarity, learnable_scale=True, memory_budget=budget)
         result = loss.value_and_grad(batch, params)
         return result.value, dict(result.grads), dict(result.param_grads)
 

@@ -160,7 +160,7 @@ def test_results_come_back_in_the_library_of_the_user(library, parts, tmp_path):
         p.mapped(library.asarray(p.queries.copy()), library.asarray(p.documents.copy()))
         for p in parts[:2]
     )
-    run = fit(train, dev, **{**QUICK, "epochs": 1, "batch_size": 120})
+    run = fit(train, dev, **{**QUICK, "epochs": 1, "batch_size": len(train)})
     if library.name in ("torch", "jax", "cupy"):
         assert (run.backend, run.backend_source) == (library.name, "the arrays given")
     else:  # a library without a backend of its own is trained in NumPy

@@ -162,7 +162,7 @@ def test_no_temperature_overflows_and_nothing_is_added():
 
 def test_opposite_pairs_at_any_temperature(library):
     a = library.asarray(np.array([[1.0, 0.0]]))
-    for dtype in ("float32", "float64"):
+    for dtype in ("float32",) if library.name == "jax" else ("float32", "float64"):
         a = library.asarray(np.array([[1.0, 0.0]]), dtype)
         for temperature in (1.0, 1e-2, 1e-4, 1e-8, 1e-20):
             batch = Batch.with_negatives(a, -a, shared=a, in_batch=False)

@@ -57,7 +57,7 @@ def test_info_nce(case, rng):
 @fault(33, *(f"rust:{name}" for name in FAULTY))
 def test_value_and_gradient_come_from_one_path(library):
     case = named("rust:infonce/hard_case_T0.01")
-    for dtype in ("float32", "float64"):
+    for dtype in ("float32",) if library.name == "jax" else ("float32", "float64"):
         a, p, own = (library.asarray(x, dtype) for x in arrays(case))
         result = InfoNCE(temperature=0.01)(a, p, own)
         assert_near(library.to_numpy(result.value), 200.0, 1e-6)  # never Infinity

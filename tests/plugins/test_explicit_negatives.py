@@ -31,6 +31,8 @@ def info_nce_rows(s, positive, negative):
 @pytest.mark.parametrize("with_ids", [False, True])
 @pytest.mark.parametrize(("s", "k"), [(S, None), (0, K), (S, K)])
 def test_only_the_given_negatives_count(library, s, k, with_ids, rng):
+    if library.name == "jax" and with_ids != (s > 0 and k is not None):
+        pytest.skip("half are enough where every shape is compiled")
     a, p, shared = (rng.standard_normal((rows, D)) for rows in (N, N, s))
     own = None if k is None else rng.standard_normal((N, k, D))
     ids = np.arange(N) if with_ids else None

@@ -140,7 +140,8 @@ def test_both_directions_of_mined_pairs_beside_shared_negatives(library, rng):
 
 @pytest.mark.parametrize("miner", RANKING, ids=lambda m: type(m).__name__)
 def test_more_than_there_are_keeps_all(library, miner, rng):
-    for batch in batches(library, rng):
+    every = batches(library, rng)
+    for batch in every[1:3] if library.name == "jax" else every:
         mined = replace(miner, k=100).mine(batch, rng=stream(0, "test"))
         _, negative = masks(library, batch, batch.relation)
         if batch.references is None:
@@ -287,6 +288,8 @@ def candidates_with_copies(rng):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("miner", MINERS, ids=lambda m: type(m).__name__)
 def test_select_never_takes_the_positive_itself_or_one_twice(library, miner, dtype, rng):
+    if library.name == "jax" and dtype == "float64":
+        pytest.skip("one type is enough where every shape is compiled")
     a, p, candidates = candidates_with_copies(rng)
     found = library.to_numpy(
         miner.select(

