@@ -103,13 +103,12 @@ def discover() -> list[Plugin]:
 
 
 def _doubt(found: dict[str, Plugin], distribution: str, version: str) -> None:
-    """Say of the plugins of a distribution that it is there a second time, in the same folder."""
-    for plugin in found.values():
-        if plugin.distribution == distribution:
-            plugin.deeds = (
-                f"version {version} of it is installed in the same folder, and either may be "
-                f"imported; pip uninstall {distribution}, as often as it takes, and install it anew"
-            )
+    """Say, once, of a distribution that it is there a second time, in the same folder."""
+    plugin = next(plugin for plugin in found.values() if plugin.distribution == distribution)
+    plugin.deeds = (
+        f"version {version} of it is installed in the same folder, and either may be imported; "
+        f"pip uninstall {distribution}, as often as it takes, and install it anew"
+    )
 
 
 def _lines(distribution: metadata.Distribution) -> list[str]:
@@ -136,7 +135,7 @@ def _folder(distribution: metadata.Distribution) -> tuple[str, str]:
 def _about(distribution: metadata.Distribution) -> tuple[str, str, tuple[str, ...]]:
     """Return name, version and requirements; of damaged metadata, what its folder's name says."""
     try:
-        about: Any = distribution.metadata
+        about: Any = distribution.metadata or {}
     except (UnicodeDecodeError, OSError):
         about = {}
     stem = re.sub(r"\.(dist|egg)-info$", "", _folder(distribution)[1]).split("-")
