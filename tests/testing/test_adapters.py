@@ -234,6 +234,46 @@ class RowsByRows(Shift):
         return y, lambda dy, need_dx=True: pullback(dy + 0 * gram[:, :1], need_dx)
 
 
+class Centres(Shift):
+    def forward(self, params: Any, x: Any, *, rng: Any = None) -> Any:
+        y, pullback = super().forward(params, x, rng=rng)
+        xp = namespace(x=x)
+        return (
+            y - xp.mean(y, axis=0, keepdims=True),
+            lambda dy, need_dx=True: pullback(dy - xp.mean(dy, axis=0, keepdims=True), need_dx),
+        )
+
+
+class RowsByWidthByWidth(Shift):
+    def forward(self, params: Any, x: Any, *, rng: Any = None) -> Any:
+        y, pullback = super().forward(params, x, rng=rng)
+
+        def back(dy: Any, need_dx: bool = True) -> Any:
+            outer = x[:, :, None] * dy[:, None, :]
+            return pullback(dy + 0 * namespace(x=x).sum(outer, axis=2), need_dx)
+
+        return y, back
+
+
+class ForgetsTheDevice(Shift):
+    def matrix(self, params: Any) -> Any:
+        b = params["b"]
+        return namespace(b=b).eye(b.shape[0], dtype=b.dtype) + 0 * b[None, :], b
+
+
+class WritesToItsGradient(Shift):
+    def forward(self, params: Any, x: Any, *, rng: Any = None) -> Any:
+        y, pullback = super().forward(params, x, rng=rng)
+
+        def back(dy: Any, need_dx: bool = True) -> Any:
+            found = pullback(dy, need_dx)
+            if isinstance(dy, np.ndarray) and dy.flags.writeable:
+                dy *= 0
+            return found
+
+        return y, back
+
+
 @dataclass(frozen=True, kw_only=True)
 class Halves(Shift):
     """A matrix that is right, and that a file does not hold.
@@ -270,6 +310,8 @@ class Halves(Shift):
         (DividesByTheLength(), "edge_cases", "zeros, float64: y is not finite"),
         (NeedsRows(), "edge_cases", "IndexError: no row"),
         (RowsByRows(), "memory", "a row more takes"),
+        (RowsByWidthByWidth(), "memory", "where they have 80: an array of rows x width x width"),
+        (ForgetsTheDevice(), "libraries", "the second device of array-api-strict, float64: "),
         (Halves(), "stored", "the artefact that is loaded differs"),
     ],
     ids=lambda x: x if isinstance(x, str) else type(x).__name__,
@@ -291,6 +333,25 @@ def test_a_look_at_values_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     jax = pytest.importorskip("jax")
     monkeypatch.setattr(arrays, "libraries", lambda: {"jax": jax.numpy.asarray})
     assert "TracerBoolConversionError" in broken(LooksAtValues(), "traceable")
+
+
+def test_a_look_at_values_is_named_without_jax(few_libraries: None) -> None:
+    assert "bool() or `if` of an array asks for its value" in broken(LooksAtValues(), "traceable")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name"),
+    [
+        (Centres(), "rows_are_independent"),
+        (WrongGradient(), "gradient"),
+        (WritesToItsGradient(), "inputs_are_kept"),
+        (ForgetsTheDevice(), "libraries"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else type(x).__name__,
+)
+def test_one_fault_is_one_broken_promise(few_libraries: None, adapter: Adapter, name: str) -> None:
+    found = [c.name for c in check_adapter(adapter) if not c and c.name != "documentation"]
+    assert found == [name]
 
 
 # In closed form -----------------------------------------------------------------------------

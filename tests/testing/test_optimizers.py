@@ -267,6 +267,24 @@ class LooksAtValues(Sign):
         return super().moved(parameter, velocity) if bool(xp.any(velocity != 0)) else parameter
 
 
+class ForgetsTheDevice(Sign):
+    def moved(self, parameter: Any, velocity: Any) -> Any:
+        ones = namespace(parameter=parameter).ones(velocity.shape, dtype=velocity.dtype)
+        return super().moved(parameter, velocity * ones)
+
+
+class WorksInPlace(Sign):
+    def moved(self, parameter: Any, velocity: Any) -> Any:
+        xp = namespace(parameter=parameter)
+        parameter -= plain(self.learning_rate) * xp.sign(velocity)
+        return parameter
+
+
+class DrawsItsNoise(Sign):
+    def moved(self, parameter: Any, velocity: Any) -> Any:
+        return super().moved(parameter, velocity) + 0.01 * float(np.random.rand())
+
+
 class WholeMatrix(Sign):
     def moved(self, parameter: Any, velocity: Any) -> Any:
         if parameter.ndim == 1:
@@ -311,6 +329,8 @@ WRONG = [
     (OnlyNumbers(), "fields_are_checked", "learning_rate=nan is taken without a word"),
     (GuardsTooLate(), "no_warnings", "gradients times 0: invalid value encountered"),
     (WholeMatrix(), "memory", "takes the memory of"),
+    (ForgetsTheDevice(), "kinds_are_kept", "the second device of array-api-strict, float64, shape"),
+    (LooksAtValues(), "traceable", "bool() or `if` of an array asks for its value (test_optim"),
 ]
 
 
@@ -344,7 +364,12 @@ def test_every_promise_can_be_broken() -> None:
 
 
 def test_one_fault_is_one_broken_promise(few_libraries: None) -> None:
-    for optimizer, name in ((Ascends(), "descends"), (CorrectsByTheCount(), "calls_left_out")):
+    for optimizer, name in (
+        (Ascends(), "descends"),
+        (CorrectsByTheCount(), "calls_left_out"),
+        (WorksInPlace(), "inputs_are_kept"),
+        (DrawsItsNoise(), "no_global_random"),
+    ):
         broken = [c.name for c in check_optimizer(optimizer) if not c]
         assert [n for n in broken if n not in OF_THE_CLASS] == [name]
 

@@ -295,6 +295,22 @@ class LooksAtValues(Shrink):
         return found if float(found.value) > 0 else LossResult(found.value, {})
 
 
+class ForgetsTheDevice(Shrink):
+    def value_and_grad(self, arrays: Any, *, ids: Any = None) -> LossResult:
+        found, xp = super().value_and_grad(arrays), namespace(**arrays)
+        return LossResult(found.value + xp.asarray(0.0, dtype=found.value.dtype), found.grads)
+
+
+VALUES: dict[int, Any] = {}
+
+
+class CachesById(Shrink):
+    def value_and_grad(self, arrays: Any, *, ids: Any = None) -> LossResult:
+        found = super().value_and_grad(arrays)
+        key = id(next(iter(arrays.values())))
+        return LossResult(VALUES.setdefault(key, found.value), found.grads)
+
+
 class DividesByTheNorm(Shrink):
     def value_and_grad(self, arrays: Any, *, ids: Any = None) -> LossResult:
         xp, s = namespace(**arrays), plain(self.strength)
@@ -374,6 +390,9 @@ WRONG: list[tuple[Regularizer, str, str]] = [
     (ByRow(), "shapes", "grads has 'rows', the arrays are anchors, references"),
     (Widens(), "kinds_are_kept", "parameters, numpy, float32: value is numpy float64"),
     (AFloat(), "kinds_are_kept", "value is a float, must be numpy float64 ()"),
+    (ForgetsTheDevice(), "kinds_are_kept", "parameters, the second device of array-api-strict, "),
+    (CachesById(), "looks_anew", "other values in the same arrays: value differs"),
+    (LooksAtValues(), "traceable", "float() of an array asks for its value (test_regularizers.py:"),
     (WrongGradient(), "gradient", "along a random direction of scale"),
     (ForgetsAGradient(), "gradient", "along a random direction of anchors"),
     (StepsTooFar(), "proximal_step", "where query.A is moved to, the value still falls"),
@@ -413,6 +432,11 @@ def test_a_wrong_regularizer_is_named(
     assert not outcome.ok
     assert words in outcome.detail, outcome.detail
     assert "To fix: " in outcome.detail
+
+
+def test_a_cache_by_id_is_named_once(few_libraries: None) -> None:
+    broken = [c.name for c in check_regularizer(CachesById()) if not c]
+    assert [name for name in broken if name != "documentation"] == ["looks_anew"]
 
 
 def test_one_that_looks_at_values_cannot_be_traced() -> None:

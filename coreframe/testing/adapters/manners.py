@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from coreframe.artefact import Side, TrainedAdapter, load
 from coreframe.backend import to_numpy
 from coreframe.random import stream
 from coreframe.state import load_state, save_state
-from coreframe.testing import arrays, checks
+from coreframe.testing import arrays, checks, host
 from coreframe.testing.adapters.subject import (
     NOISY,
     ROWS,
@@ -26,26 +27,29 @@ from coreframe.testing.adapters.subject import (
     out,
     pairs,
 )
+from coreframe.testing.arrays import Place
 from coreframe.testing.checks import NotApplicable, Promise, difference, explain, promise, same_bits
 from coreframe.testing.growth import peak
 
 MANNERS: list[Promise] = []
+WIDE = (20, 80)
 
 
 @promise(
     MANNERS,
     "All array libraries of this machine give the same results.",
-    fix="Use only functions of the array API standard, from xp = namespace(x=x).",
+    fix="Use only functions of the array API standard, from xp = namespace(x=x), and give "
+    "device=device_of(x) wherever an array is created.",
 )
 def libraries(subject: Subject) -> Iterator[str]:
-    expected = {seed: subject.run(seed=seed).all for seed in (None, NOISY)}
+    expected = {seed: _everything(subject, seed=seed) for seed in (None, NOISY)}
     for library, place in subject.places.items():
         for dtype, seed in ((np.float64, None), (np.float32, None), (np.float32, NOISY)):
             where = f"{library}, {np.dtype(dtype).name}"
             if np.dtype(dtype).name not in str(place(np.zeros(1, dtype)).dtype):
                 continue
             try:
-                got = subject.run(place=place, dtype=dtype, seed=seed).all
+                got = _everything(subject, place, dtype, seed)
             except Exception as error:
                 yield f"{where}: {explain(error)}"
                 continue
@@ -53,17 +57,36 @@ def libraries(subject: Subject) -> Iterator[str]:
             yield from differences(where, got, expected[seed], tolerance)
 
 
+def _everything(
+    subject: Subject, place: Place = arrays.on_numpy, dtype: Any = np.float64, seed: Any = None
+) -> dict[str, Any]:
+    """Return, in NumPy, what all methods give on a library."""
+    found = subject.run(place=place, dtype=dtype, seed=seed).all
+    params = {name: place(np.asarray(p, dtype)) for name, p in subject.start.items()}
+    x, dy = numbers(ROWS, subject.width, 1), numbers(ROWS, found["y"].shape[1], 2)
+    squares = subject.adapter.squared_gradients(
+        params, place(x.astype(dtype)), place(dy.astype(dtype))
+    )
+    found |= {f"squared_gradients: {name}": to_numpy(g) for name, g in squares.items()}
+    w, b = subject.adapter.matrix(params)
+    return found | {"W": to_numpy(w)} | ({} if b is None else {"b": to_numpy(b)})
+
+
 @promise(
     MANNERS,
-    "forward and pullback look at no value on the host, so they run under jax.jit.",
-    fix="Replace `if`, float() and .item() on array values by xp.where; Python decisions may "
+    "forward and pullback look at no value on the host: no GPU is waited for, and they run under "
+    "jax.jit.",
+    fix="Replace `if`, float(), .item() and a mask as an index by xp.where; Python decisions may "
     "depend on fields and shapes.",
+    needs=("libraries",),
 )
 def traceable(subject: Subject) -> Iterator[str]:
     if isinstance(subject.adapter, ClosedForm):
         raise NotApplicable("it is computed in closed form")
+    host.shown(subject.places)
+    yield from host.looks(subject.places, lambda place: lambda: subject.run(place=place))
     if "jax" not in subject.places:
-        raise NotApplicable("jax is not installed")
+        return
     import jax
 
     def both(params: Any, x: Any, dy: Any) -> Any:
@@ -94,8 +117,9 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
         before = {name: np.array(to_numpy(a)) for name, a in named.items()}
         _, pullback = subject.adapter.forward(params, x, rng=stream(NOISY, "noise"))
         pullback(dy)
-        subject.adapter.squared_gradients(params, x, dy)
-        subject.adapter.matrix(params)
+        with contextlib.suppress(Exception):  # which `libraries` explains
+            subject.adapter.squared_gradients(params, x, dy)
+            subject.adapter.matrix(params)
         for name, a in named.items():
             if not np.array_equal(to_numpy(a), before[name]):
                 yield f"{library}: {name} was changed"
@@ -113,6 +137,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
     MANNERS,
     "One row, no row, rows of zeros and long rows are rows as any others: finite, unwarned.",
     fix="Divide by nothing that rows can make 0, and reduce over axis 0 with sum, not with mean.",
+    needs=("rows_are_independent",),
 )
 def edge_cases(subject: Subject) -> Iterator[str]:
     x = numbers(ROWS, subject.width, 1)
@@ -134,21 +159,29 @@ def edge_cases(subject: Subject) -> Iterator[str]:
 
 @promise(
     MANNERS,
-    "Memory grows with the rows, and not with their square.",
-    fix="Make no array of rows by rows; sum over rows by a matrix product.",
+    "Memory grows with the rows and their width, and with the square of neither.",
+    fix="Make no array of rows by rows, and none of rows by width by width: sum over rows by a "
+    "matrix product, transposed(x) @ dy.",
 )
 def memory(subject: Subject) -> Iterator[str]:
-    width = out(subject.start, subject.adapter)
-
-    def took(rows: int) -> int:
-        x, dy = numbers(rows, subject.width, 1), numbers(rows, width, 2)
-        return peak(lambda: subject.run(x=x, dy=dy))
+    def took(rows: int, width: int = subject.width) -> int:
+        params = subject.params(width)
+        x, dy = numbers(rows, width, 1), numbers(rows, out(params, subject.adapter), 2)
+        return peak(lambda: subject.run(params, x, dy))
 
     sizes = (200, 400, 1600, 3200)
     small, middle, large, largest = (took(rows) for rows in sizes)
     early, late = (middle - small) / 200, (largest - large) / 1600
     if late > 2 * early + 1000:
         yield f"at 300 rows a row more takes {early:.0f} bytes, at 2400 rows {late:.0f}"
+    narrow, wide = WIDE
+    if narrow in subject.widths and wide in subject.widths:
+        each = [(took(400, width) - took(200, width)) / 200 for width in WIDE]
+        if each[1] > 2 * (wide / narrow) * each[0] + 1000:
+            yield (
+                f"a row more takes {each[0]:.0f} bytes where rows have {narrow} numbers, and "
+                f"{each[1]:.0f} where they have {wide}: an array of rows x width x width"
+            )
 
 
 @promise(

@@ -83,6 +83,7 @@ def initial(subject: Subject) -> Iterator[str]:
     FORM,
     "A fresh adapter that is trained is the identity, so that training starts from what is there.",
     fix="Start with the identity matrix, or with a zero factor in what is added to x.",
+    needs=("rows_are_independent",),
 )
 def fresh_identity(subject: Subject) -> Iterator[str]:
     if isinstance(subject.adapter, ClosedForm):
@@ -133,7 +134,9 @@ def shapes(subject: Subject) -> Iterator[str]:
 @promise(
     FORM,
     "pullback(dy, need_dx=False) returns None for dx, and the same gradients.",
-    fix="Write `def pullback(dy, need_dx=True)`, and leave dx alone out where it is False.",
+    fix="Write `def pullback(dy, need_dx=True)`, and leave dx alone out where it is False; it may "
+    "be called more than once.",
+    needs=("inputs_are_kept",),
 )
 def without_dx(subject: Subject) -> Iterator[str]:
     for seed in (None, NOISY):
@@ -158,6 +161,7 @@ def without_dx(subject: Subject) -> Iterator[str]:
     FORM,
     "forward is the map that matrix says: y = x W + b, W (d_in, d_out) and b (d_out,) or None.",
     fix="Write matrix() from the same parameters as forward; noise is for passes with an rng.",
+    needs=("rows_are_independent",),
 )
 def affine(subject: Subject) -> Iterator[str]:
     for width in subject.widths:
@@ -234,6 +238,7 @@ def rows_are_independent(subject: Subject) -> Iterator[str]:
     "squared_gradients is the sum over rows of each row's own gradient, squared.",
     fix="Square before summing over rows: coreframe.adapter.squared_product does it for a matrix; "
     "or leave the method to the base class.",
+    needs=("gradient", "rows_are_independent", "inputs_are_kept"),
 )
 def squares(subject: Subject) -> Iterator[str]:
     x, dy = numbers(ROWS, subject.width, 1), numbers(ROWS, out(subject.start, subject.adapter), 2)

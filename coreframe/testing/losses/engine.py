@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-import coreframe
 from coreframe.loss import PairwiseLoss
 from coreframe.row_loss import RowLoss
-from coreframe.testing import arrays
+from coreframe.testing import arrays, host
 from coreframe.testing.arrays import Place
 from coreframe.testing.checks import (
     REPEATABLE,
     NotApplicable,
     Promise,
     difference,
-    explain,
     promise,
 )
 from coreframe.testing.losses.subject import NUMBERS, Outcome, Subject, compare
-
-CORE = os.path.dirname(coreframe.__file__) + os.sep
 
 FIRST: list[Promise] = []
 """What is asked before the loss is called as a whole."""
@@ -156,85 +149,26 @@ def traceable(subject: Subject) -> Iterator[str]:
     loss = subject.loss
     if not isinstance(loss, PairwiseLoss | RowLoss):
         raise NotApplicable("it is no PairwiseLoss and no RowLoss")
-    found = False
-    for library, place in arrays.devices().values():
-        if library != "array-api-strict" or library not in subject.places:
-            continue
-        found = True
-        calls = list(_calls(subject, place))
-        with _unseen():
-            for call in calls:
-                try:
-                    call()
-                except LooksAtValue as error:
-                    yield explain(error, but_for=CORE)
-                    return
+    host.shown(subject.places)
+    yield from host.looks(subject.places, lambda place: _written(subject, place))
     if "jax" in subject.places and isinstance(loss, PairwiseLoss):
-        found = True
         yield from _others_under_jit(subject)
-    if not found:
-        raise NotApplicable(
-            "array-api-strict, which shows it, is not installed: pip install array-api-strict"
-        )
 
 
-def _calls(subject: Subject, place: Place) -> Iterator[Callable[[], Any]]:
-    """Yield calls of what the author of a loss of rows has written."""
+def _written(subject: Subject, place: Place) -> Callable[[], Any]:
+    """Return a call of what the author of a loss of rows has written, on all that it takes."""
     loss: Any = subject.loss
     if isinstance(loss, PairwiseLoss):
         rows = [place(x) for x in arrays.rows_of_similarities(loss.similarity)]
-        yield functools.partial(loss.row_terms, *rows)
-        return
+        return lambda: loss.row_terms(*rows)
+    given = []
     for case in subject.cases:
         batch = case.batch(place)
-        given = {name: getattr(batch, name) for name in case.embeddings if name in loss.needs}
-        if "references" in given:
-            given["references"] = given["references"][: case.rows, :]
-        yield functools.partial(loss.rows, given, batch)
-
-
-class LooksAtValue(Exception):
-    """Raised where a value of an array is asked for by Python."""
-
-
-@contextlib.contextmanager
-def _unseen() -> Iterator[None]:
-    """Let arrays of the strict library refuse what a device answers only by waiting."""
-    import array_api_strict
-
-    kind: Any = type(array_api_strict.zeros(1))
-    taken = kind.__getitem__
-
-    def refused(name: str) -> Callable[..., Any]:
-        def method(self: Any, *given: Any, **named: Any) -> Any:
-            raise LooksAtValue(f"{name} of an array asks for its value")
-
-        return method
-
-    def item(self: Any, key: Any) -> Any:
-        for each in key if isinstance(key, tuple) else (key,):
-            if isinstance(each, kind) and each.dtype == array_api_strict.bool:
-                raise LooksAtValue("a mask as an index makes a shape that depends on values")
-        return taken(self, key)
-
-    words = {
-        "__bool__": "bool() or `if`",
-        "__float__": "float()",
-        "__int__": "int()",
-        "__index__": "an array as a number",
-        "__array__": "a NumPy copy",
-        "__dlpack__": "a copy to the host",
-    }
-    changed = {name: refused(word) for name, word in words.items() if hasattr(kind, name)}
-    changed["__getitem__"] = item
-    before = {name: vars(kind)[name] for name in changed if name in vars(kind)}
-    try:
-        for name in before:
-            setattr(kind, name, changed[name])
-        yield
-    finally:
-        for name, method in before.items():
-            setattr(kind, name, method)
+        fields = {name: getattr(batch, name) for name in case.embeddings if name in loss.needs}
+        if "references" in fields:
+            fields["references"] = fields["references"][: case.rows, :]
+        given.append((fields, batch))
+    return lambda: [loss.rows(*each) for each in given]
 
 
 def _others_under_jit(subject: Subject) -> Iterator[str]:

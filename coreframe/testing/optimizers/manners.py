@@ -12,10 +12,10 @@ import numpy as np
 
 from coreframe.errors import ArgumentError
 from coreframe.state import load_state, save_state
+from coreframe.testing import host
 from coreframe.testing.arrays import on_numpy
 from coreframe.testing.checks import (
     REPEATABLE,
-    NotApplicable,
     Promise,
     difference,
     promise,
@@ -59,7 +59,7 @@ def donated(subject: Subject) -> Iterator[str]:
     PROMISES,
     "The state is all that is kept: saved, loaded and gone on with, it gives the same bits.",
     fix="Keep arrays and numbers in slots and scalars, and nothing in the object or its class.",
-    needs=("usable", "slots_are_named", "inputs_are_kept"),
+    needs=("usable", "no_global_random", "slots_are_named", "inputs_are_kept"),
 )
 def state_is_all(subject: Subject) -> Iterator[str]:
     turns = subject.gradients(5)
@@ -141,14 +141,16 @@ def fields_are_checked(subject: Subject) -> Iterator[str]:
 
 @promise(
     PROMISES,
-    "step looks at no value on the host, so it runs under jax.jit.",
-    fix="Replace `if`, float() and .item() on array values by xp.where: on a device each look is "
-    "a wait.",
+    "step looks at no value on the host: no GPU is waited for, and it runs under jax.jit.",
+    fix="Replace `if`, float(), .item() and a mask as an index by xp.where: on a device each look "
+    "is a wait.",
     needs=("usable", "slots_are_named", "inputs_are_kept", REPEATABLE, "finite"),
 )
 def traceable(subject: Subject) -> Iterator[str]:
+    host.shown(subject.places)
+    yield from host.looks(subject.places, lambda place: subject.one_step(place, "query.W"))
     if "jax" not in subject.places:
-        raise NotApplicable("jax is not installed")
+        return
     import jax
 
     place = subject.places["jax"]

@@ -83,8 +83,9 @@ def slots_are_named(subject: Subject) -> Iterator[str]:
 @promise(
     FORM,
     "Parameters keep library, device, dtype and shape; slots too, in float32 or wider.",
-    fix="Read numbers with plain(self.x), since a NumPy float64 widens float32; create arrays "
-    "with zeros_like(parameter), or with dtype= and device=.",
+    fix="Use only functions of xp = namespace(parameter=parameter), none of NumPy; read numbers "
+    "with plain(self.x), since a NumPy float64 widens float32; create arrays with "
+    "zeros_like(parameter), or with dtype= and device=.",
     needs=("usable",),
 )
 def kinds_are_kept(subject: Subject) -> Iterator[str]:
@@ -116,7 +117,7 @@ def kinds_are_kept(subject: Subject) -> Iterator[str]:
     "All array libraries of this machine give the same moves.",
     fix="Use only functions of the array API standard, from xp = namespace(parameter=...), and "
     "create arrays with device=.",
-    needs=("usable", "kinds_are_kept", REPEATABLE),
+    needs=("usable", "kinds_are_kept", "inputs_are_kept", REPEATABLE),
 )
 def libraries(subject: Subject) -> Iterator[str]:
     optimizer = dataclasses.replace(subject.optimizer, learning_rate=RATE)

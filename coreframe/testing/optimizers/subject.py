@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -53,7 +53,8 @@ class Subject(kit.Subject):
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        return arrays.libraries()
+        devices = {name: place for name, (_, place) in arrays.devices().items()}
+        return {**arrays.libraries(), **devices}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -109,6 +110,15 @@ class Subject(kit.Subject):
         slots = {key.partition("/")[0]: x for key, x in state.items() if key != "step"}
         parameter = cast(parameter, wide, xp)
         return parameter, *self.bare.step(parameter, cast(gradient, wide, xp), slots, 1)
+
+    def one_step(self, place: Place, name: str) -> Callable[[], Any]:
+        """Return a call of ``step`` on one parameter, made already."""
+        parameter, gradient = (
+            place(np.asarray(x[name])) for x in (self.params, self.gradients()[0])
+        )
+        state = self.bare.init({name: parameter})
+        slots = {key.partition("/")[0]: x for key, x in state.items() if key != "step"}
+        return lambda: self.bare.step(parameter, gradient, slots, 1)
 
 
 def everything(params: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:

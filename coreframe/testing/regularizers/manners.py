@@ -23,7 +23,13 @@ from coreframe.testing.checks import (
 from coreframe.testing.dtypes import placed
 from coreframe.testing.growth import per_row
 from coreframe.testing.hyperparameters import unchecked, unscheduled
-from coreframe.testing.regularizers.subject import Case, Subject, placed_ids
+from coreframe.testing.regularizers.subject import (
+    Case,
+    Outcome,
+    Subject,
+    placed_ids,
+    problems,
+)
 
 MOST_COPIES = 64  # of a row, that one call may hold at once
 
@@ -123,6 +129,7 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
             given = placed(case.arrays, writable, "float32")
             start = placed(subject.start, writable, "float32")
             ids = placed_ids(case.ids, writable) or {}
+            subject.held.append((given, start))
             everything = {"": given, "start: ": start, "ids: ": ids}
             before = {
                 (what, name): np.array(to_numpy(x))
@@ -139,6 +146,29 @@ def inputs_are_kept(subject: Subject) -> Iterator[str]:
                     yield f"{case.name}, {library}: {what}{name} was changed"
     for case in subject.cases:
         subject.run(case)  # on read-only arrays
+
+
+@promise(
+    PROMISES,
+    "An array whose values have changed is looked at anew.",
+    fix="Keep nothing by id(array): the same memory soon holds other numbers, here and on a GPU.",
+    needs=("usable", "accepts", "shapes", "no_hidden_state", "inputs_are_kept"),
+)
+def looks_anew(subject: Subject) -> Iterator[str]:
+    rng = np.random.default_rng(47)
+    for case in subject.cases:
+        term = subject.begun()
+        given = {name: np.array(x) for name, x in case.arrays.items()}
+        subject.held.append(given)
+        term.value_and_grad(given, ids=case.ids)
+        for x in given.values():
+            x[...] += 0.1 * rng.standard_normal(x.shape)
+        got = term.value_and_grad(given, ids=case.ids)
+        subject.remembered.forget()
+        expected = subject.run(case.with_arrays(case.name, **given))
+        grads = {**{name: 0 * x for name, x in given.items()}, **got.grads}
+        found = Outcome(got, np.asarray(got.value), grads)
+        yield from problems(found, expected, 1e-9, f"{case.name}, other values in the same arrays")
 
 
 @promise(
@@ -165,7 +195,7 @@ def no_warnings(subject: Subject) -> Iterator[str]:
 )
 def memory(subject: Subject) -> Iterator[str]:
     def call(n: int) -> Any:
-        case = _larger(subject, n)
+        subject.held.append(case := _larger(subject, n))
         start = case.arrays if subject.of_parameters else subject.start
         term = subject.begun_at(start)
         if hasattr(term, "memory_budget"):

@@ -12,7 +12,8 @@ import numpy as np
 from coreframe.backend import to_numpy
 from coreframe.regularizer import Regularizer
 from coreframe.result import LossResult
-from coreframe.testing import kit
+from coreframe.testing import host, kit
+from coreframe.testing.arrays import Place
 from coreframe.testing.checks import (
     REPEATABLE,
     Check,
@@ -97,7 +98,8 @@ def shapes(subject: Subject) -> Iterator[str]:
 @promise(
     OWN,
     "Value and gradients have the library, device and dtype of the arrays.",
-    fix="Read numbers with plain(self.x), since a NumPy float64 widens float32; create arrays "
+    fix="Use only functions of xp = namespace(...), none of NumPy; read numbers with "
+    "plain(self.x), since a NumPy float64 widens float32; create arrays "
     "with dtype= and device= of the inputs; bring what is kept beside them in `begin`.",
     needs=("usable", "accepts", "shapes", REPEATABLE),
 )
@@ -340,14 +342,17 @@ def libraries(subject: Subject) -> Iterator[str]:
 
 @promise(
     OWN,
-    "It looks at no value of its arrays on the host, so it runs under jax.jit.",
-    fix="Replace `if`, float() and .item() on array values by xp.where: on a device each look is "
-    "a wait.",
+    "It looks at no value of its arrays on the host: no GPU is waited for, and it runs under "
+    "jax.jit.",
+    fix="Replace `if`, float(), .item() and a mask as an index by xp.where: on a device each look "
+    "is a wait.",
     needs=("usable", "accepts", "shapes", REPEATABLE, "libraries"),
 )
 def traceable(subject: Subject) -> Iterator[str]:
+    host.shown(subject.places)
+    yield from host.looks(subject.places, lambda place: _calls(subject, place))
     if "jax" not in subject.places:
-        raise NotApplicable("jax is not installed")
+        return
     import jax
 
     place = subject.places["jax"]
@@ -360,6 +365,13 @@ def traceable(subject: Subject) -> Iterator[str]:
 
         if difference(jax.jit(value)(here), value(here)) > 1e-3:
             yield f"{case.name}: the value is another under jax.jit"
+
+
+def _calls(subject: Subject, place: Place) -> Callable[[], Any]:
+    """Return a call on all cases, whose arrays are made already; ids are the host's."""
+    term = subject.begun(place)
+    given = [(placed(x.arrays, place, "float64"), x.ids) for x in subject.cases]
+    return lambda: [term.value_and_grad(arrays, ids=ids) for arrays, ids in given]
 
 
 PROMISES = [*SHARED, *OWN, *manners.PROMISES]

@@ -90,7 +90,8 @@ class Subject(kit.Subject):
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        return arrays.libraries()
+        devices = {name: place for name, (_, place) in arrays.devices().items()}
+        return {**arrays.libraries(), **devices}
 
     def candidates(self) -> list[Case]:
         """Return the inputs of a run; no value is special."""
@@ -159,6 +160,7 @@ class Subject(kit.Subject):
         """Call the regularizer, as a run has begun it, on a case."""
         term = term or self.begun(place, dtype)
         here = placed(case.arrays, place, dtype)
+        self.held.append(here)
         raw = term.value_and_grad(here, ids=placed_ids(case.ids, place))
         grads = {name: np.zeros(np.shape(x)) for name, x in case.arrays.items()}
         grads |= {name: np.asarray(to_numpy(g)) for name, g in raw.grads.items()}
