@@ -10,15 +10,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 
 from coreframe import registry
-from coreframe.adapter import Adapter
+from coreframe.adapter import Adapter, Pullback
 from coreframe.artefact import Side, TrainedAdapter
-from coreframe.backend import to_numpy
+from coreframe.backend import Array, Params, to_numpy
 from coreframe.callbacks import Callback
 from coreframe.checkpoint import Checkpoints, Scope
 from coreframe.compose import under
@@ -35,6 +36,7 @@ from coreframe.trainer import fit
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.decomposition import PCA
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
@@ -43,7 +45,7 @@ except ImportError as error:
 
 __all__ = ["MetricEmbedder"]
 
-SPREAD = 0.5
+SPREAD = 0.2
 """The temperature of the loss as a share of the mean squared distance of two rows ..."""
 LEARNING_RATE = 0.03
 PULL = 0.01
@@ -74,9 +76,12 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     Args:
         loss: what is minimised. Losses by cosine want ``Normalizer()`` as the next step, since the
             map leaves lengths. Default: None, nca, which nearest-neighbour classification asks for,
-            with half of the mean squared distance of two rows as its temperature, so that the
+            with a fifth of the mean squared distance of two rows as its temperature, so that the
             scale of X does not matter.
         miner: picks the pairs of a batch. Default: none, all pairs count.
+        n_components: width of the result, from 1 to the width of X. The matrix (d, n_components)
+            starts at the principal axes of the first X, which need as many rows; it is for the
+            adapter linear and side "both". Default: None, that of X.
         adapter: what is trained. Default: linear, a full matrix from the identity.
         optimizer: moves the parameters. Default: None, adam with a learning rate of 0.03.
         learning_rate: a number, a schedule or its name, in place of the optimizer's own. Default:
@@ -123,6 +128,7 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def __init__(
         self,
+        n_components: int | None = None,
         *,
         loss: str | Loss | None = None,
         miner: str | Miner | None = None,
@@ -139,6 +145,7 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         callbacks: Sequence[str | Callback] = (),
         random_state: Any = None,
     ) -> None:
+        self.n_components = n_components
         self.loss = loss
         self.miner = miner
         self.adapter = adapter
@@ -197,6 +204,8 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _labelled(self, X: Any, y: Any, *, fresh: bool) -> Pairs:
         X, y = validate_data(self, X, y, **self._wanted(fresh))
         check_classification_targets(y)
+        if self.batch_size == 1:
+            raise ArgumentError("batch_size=1: no row of a batch has another one; take 2 or more")
         if (np.asarray(y) == y[0]).all():
             raise DataError(
                 f"y has 1 class, {y[:1].tolist()[0]!r}; a metric tells at least 2 apart"
@@ -222,10 +231,13 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Train for some epochs, and keep what the next call goes on from."""
         if fresh:
             self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-            self._temperature = SPREAD * _spread(pairs.documents)
+            self._axes = self._principal_axes(pairs.documents)
+            axes = self._axes
+            rows = pairs.documents if axes is None else pairs.documents @ axes
+            self._temperature = SPREAD * _spread(rows)
         done = 0 if fresh else self.n_iter_
         standing = _Standing(None if fresh else self._saved, until=done + epochs)
-        adapter = self._component("adapter")
+        adapter = self._adapter()
         with suppress(Interrupted):
             self._fit(pairs, adapter, max(self.epochs, done + epochs), standing)
         self._saved = standing.saved
@@ -265,6 +277,43 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 "partial_fit goes on with the adapter, the loss's parameters, the optimizer and "
                 f"ema_decay that it began with, but {error.reason}; call fit to start anew"
             ) from None
+
+    def _principal_axes(self, x: Any) -> Any:
+        """Return where a narrower map starts, (d, n_components); None for the full width."""
+        count, width = self.n_components, self.n_features_in_
+        if count is None:
+            return None
+        whole = isinstance(count, Integral) and not isinstance(count, bool)
+        if not whole or not 1 <= count <= width:
+            raise ArgumentError(
+                f"n_components must be a whole number from 1 to the width {width} of X, or None, "
+                f"got {count!r}"
+            )
+        if self.side != "both":
+            raise ArgumentError(
+                f"n_components={count} makes queries narrower than the documents, which "
+                f"side={self.side!r} leaves as they are; use side='both'"
+            )
+        if len(x) < count:
+            raise ArgumentError(f"n_components={count} axes need as many rows, got {len(x)}")
+        return PCA(count, random_state=self._seed).fit(x).components_.T
+
+    def _adapter(self) -> Adapter:
+        adapter: Adapter = self._component("adapter")
+        began = None if self._axes is None else self._axes.shape[1]
+        if self.n_components != began:
+            raise ArgumentError(
+                f"partial_fit goes on with n_components={began} that it began with, got "
+                f"{self.n_components!r}; call fit to start anew"
+            )
+        if began is None:
+            return adapter
+        if type(adapter) is not type(registry.build("adapters", f"{registry.BUILT_IN}:linear")):
+            raise ArgumentError(
+                f"n_components={began} is for the adapter linear; {type(adapter).__name__} "
+                "keeps the width"
+            )
+        return _Narrower(linear=adapter, axes=self._axes)
 
     # Using ------------------------------------------------------------------------------------
 
@@ -321,6 +370,26 @@ class MetricEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self.regularizers
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Narrower(Adapter):
+    """The adapter linear with a matrix (d, k), which starts at k axes."""
+
+    linear: Adapter
+    axes: Any = field(compare=False)
+
+    def init(self, rng: Any, dim_in: int) -> Params:
+        return {
+            **self.linear.init(rng, self.axes.shape[1]),
+            "W": np.asarray(self.axes, np.float32),
+        }
+
+    def forward(self, params: Params, x: Array, *, rng: Any = None) -> tuple[Array, Pullback]:
+        return self.linear.forward(params, x, rng=rng)
+
+    def matrix(self, params: Params) -> tuple[Array, Array | None]:
+        return self.linear.matrix(params)
+
+
 class _Standing(Scope):
     """What the loop asks of a checkpoint, in memory: where the run stands after each epoch."""
 
@@ -371,9 +440,9 @@ def _fields(prefix: str, value: Any) -> dict[str, Any]:
     """Return the fields of a component by their paths, nested ones included."""
     found: dict[str, Any] = {}
     if is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            if field.init:
-                path, inner = f"{prefix}__{field.name}", getattr(value, field.name)
+        for f in fields(value):
+            if f.init:
+                path, inner = f"{prefix}__{f.name}", getattr(value, f.name)
                 found |= {path: inner, **_fields(path, inner)}
     return found
 
@@ -385,7 +454,7 @@ def _changed(name: str, value: Any, changes: Mapping[str, Any]) -> Any:
         value = _built(name, value, **own)
     elif not is_dataclass(value) or isinstance(value, type):
         raise ArgumentError(f"{name} is {value!r}, which has no parameter {next(iter(changes))!r}")
-    known = [field.name for field in fields(value) if field.init]
+    known = [f.name for f in fields(value) if f.init]
     if wrong := [key for key in changes if key.partition("__")[0] not in known]:
         hint = nearest_name(wrong[0], known)
         raise ArgumentError(f"{type(value).__name__} has no parameter {wrong[0]!r}.{hint}")

@@ -16,3 +16,9 @@ def test_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert min(plain, nca, ours) > 0.9
     assert ours >= nca - 0.01
     assert "metricembedder__loss__temperature" in printed
+
+
+def test_the_other_sets() -> None:
+    found = load_example("interop_sklearn").compare_others(1)
+    assert len(found) == 8
+    assert all(min(*x.values()) > [0.3] for x in found.values())

@@ -15,11 +15,8 @@ pytest.importorskip("sklearn", reason="the package scikit-learn is not installed
 
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
-from sklearn.model_selection import (
-    GridSearchCV,
-    StratifiedKFold,
-    cross_val_score,
-)
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier, NeighborhoodComponentsAnalysis
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
@@ -50,7 +47,7 @@ def loss_of(embedder, X, y):
 # What scikit-learn asks of every estimator, with no failure that is expected -------------------
 
 
-@parametrize_with_checks([MetricEmbedder(epochs=3), MetricEmbedder(epochs=2, ema_decay=0.9)])
+@parametrize_with_checks([MetricEmbedder(epochs=3), MetricEmbedder(1, epochs=2, ema_decay=0.9)])
 def test_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -126,6 +123,60 @@ def test_never_n_by_n(rng):
     finally:
         tracemalloc.stop()
     assert peak < 30 * X.nbytes < n * n / 10  # bools of n x n are 400 MB
+
+
+# A narrower result -------------------------------------------------------------------------------
+
+
+def test_fewer_components(iris, tmp_path):
+    """They keep what the classes need, which the principal axes, where they start, do not."""
+    X, y = iris
+    X = np.hstack([X, 3 * np.random.default_rng(0).standard_normal((150, 4))])
+    embedder = MetricEmbedder(2, random_state=0).fit(X, y)
+    assert embedder.components_.shape == (2, 8)
+    assert embedder.intercept_.shape == (2,)
+    assert list(embedder.get_feature_names_out()) == ["metricembedder0", "metricembedder1"]
+
+    def accuracy(first):
+        model = make_pipeline(first, KNeighborsClassifier())
+        return cross_val_score(model, X, y, cv=3).mean()
+
+    assert accuracy(clone(embedder)) > accuracy(PCA(2)) + 0.2
+    embedder.adapter_.save(tmp_path / "adapter")
+    unit = Normalizer().transform(embedder.transform(X))
+    np.testing.assert_allclose(coreframe.load(tmp_path / "adapter")(X), unit, atol=1e-5)
+
+
+def test_fewer_components_go_on(iris):
+    X, y = iris
+    whole = MetricEmbedder(2, epochs=3, random_state=0).fit(X, y)
+    parts = clone(whole)
+    for _ in range(3):
+        parts = pickle.loads(pickle.dumps(parts.partial_fit(X, y)))
+    np.testing.assert_array_equal(parts.components_, whole.components_)
+    for other in (3, None):
+        with pytest.raises(ValueError, match=rf"n_components=2 that it began with, got {other}"):
+            parts.set_params(n_components=other).partial_fit(X, y)
+
+
+def test_fewer_components_of_pairs(pairs):
+    assert MetricEmbedder(3, epochs=2).fit_pairs(*pairs).transform(pairs[1]).shape == (200, 3)
+    with pytest.raises(ValueError, match=r"n_components=3 .* use side='both'"):
+        MetricEmbedder(3, side="query").fit_pairs(*pairs)
+
+
+@pytest.mark.parametrize("count", [0, 5, 2.0, True, "2"])
+def test_wrong_numbers_of_components(iris, count):
+    with pytest.raises(ValueError, match="n_components must be a whole number from 1 to the width"):
+        MetricEmbedder(count).fit(*iris)
+
+
+def test_fewer_components_need_a_matrix_and_rows(iris):
+    X, y = iris
+    with pytest.raises(ValueError, match="is for the adapter linear; LowRank keeps the width"):
+        MetricEmbedder(2, adapter=LowRank(rank=2)).fit(X, y)
+    with pytest.raises(ValueError, match="n_components=4 axes need as many rows, got 3"):
+        MetricEmbedder(4).fit(X[[0, 1, 149]], y[[0, 1, 149]])
 
 
 # Going on ---------------------------------------------------------------------------------------
@@ -329,6 +380,8 @@ def test_wrong_data(iris):
         MetricEmbedder().fit_pairs(X[:5], X[:4])
     with pytest.raises(ValueError, match="side='both'"):
         MetricEmbedder(side="query").fit(X, y)
+    with pytest.raises(ValueError, match=r"batch_size=1: no row of a batch has another"):
+        MetricEmbedder(batch_size=1).fit(X, y)
 
 
 def test_without_scikit_learn(monkeypatch):
