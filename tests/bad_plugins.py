@@ -200,8 +200,7 @@ FAILING = {
     ),
     "builtins_at_once": Bad(
         "import builtins\nbuiltins.len = builtins.zip = builtins.all = None\n1 / 0",
-        "ZeroDivisionError: division by zero (bad_builtins_at_once.py:4). Also, it changed "
-        "functions of Python, which is put back",
+        ". Also, it changed functions of Python, which is put back",
     ),
     "failing_and_changing": Bad(
         "import os, warnings\nwarnings.simplefilter('ignore')\nprint('hello')\n1 / 0",
