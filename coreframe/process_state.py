@@ -309,9 +309,15 @@ def _write_warnings(was: tuple[list[Any], Any]) -> None:
 # Arrays -------------------------------------------------------------------------------------
 
 
+def _loaded(name: str, attribute: str) -> Any:
+    """Return a module that is loaded; a stand-in, which lacks what it is asked for, is none."""
+    module = sys.modules.get(name)
+    return module if hasattr(module, attribute) else None
+
+
 def _numpy_errors() -> dict[str, str]:
-    read = getattr(sys.modules.get("numpy"), "geterr", None)  # a stand-in has none
-    return dict(read()) if read else _NUMPY_ERRORS
+    numpy = _loaded("numpy", "geterr")
+    return dict(numpy.geterr()) if numpy else _NUMPY_ERRORS
 
 
 def _write_numpy_errors(was: dict[str, str]) -> None:
@@ -339,7 +345,7 @@ def _write_numpy_random(was: Any) -> None:
 
 def _array_defaults() -> dict[str, Any]:
     """Return what torch and JAX do by default, as they do it when they have just been loaded."""
-    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    torch, jax = _loaded("torch", "get_default_dtype"), _loaded("jax", "config")
     return {
         "dtype": str(torch.get_default_dtype()) if torch else "torch.float32",
         "grad": torch.is_grad_enabled() if torch else True,
@@ -352,8 +358,7 @@ def _x64_wanted() -> bool:
 
 
 def _write_array_defaults(was: dict[str, Any]) -> None:
-    torch: Any = sys.modules.get("torch")
-    jax: Any = sys.modules.get("jax")
+    torch, jax = _loaded("torch", "get_default_dtype"), _loaded("jax", "config")
     if torch:
         torch.set_default_dtype(getattr(torch, was["dtype"].removeprefix("torch.")))
         torch.set_grad_enabled(was["grad"])
@@ -363,7 +368,7 @@ def _write_array_defaults(was: dict[str, Any]) -> None:
 
 def _torch_random() -> Any:
     """Return the state of torch's global generator, which starts with another one every time."""
-    torch = sys.modules.get("torch")
+    torch = _loaded("torch", "get_rng_state")
     return torch.get_rng_state().numpy().tobytes() if torch else None
 
 
@@ -387,7 +392,7 @@ def _pools() -> list[Any]:
 
 def _thread_counts() -> dict[str, int]:
     counts = {pool.filepath: pool.num_threads for pool in _pools()}
-    if torch := sys.modules.get("torch"):  # which sets its pool to a number of its own
+    if torch := _loaded("torch", "get_num_threads"):  # which sets its pool to its own number
         counts["torch"] = torch.get_num_threads()
     return counts
 
@@ -413,7 +418,7 @@ def _same_threads(was: dict[str, int], now: dict[str, int]) -> bool:
 def _write_threads(was: dict[str, int]) -> None:
     for pool in _pools():
         pool.set_num_threads(was.get(pool.filepath, _usual_threads()))
-    if torch := sys.modules.get("torch"):
+    if torch := _loaded("torch", "get_num_threads"):
         torch.set_num_threads(was.get("torch", _usual_threads()))
 
 

@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 import threading
+import types
 import warnings
 
 import numpy as np
@@ -146,6 +147,14 @@ def test_the_remains_of_a_failed_installation_do_no_harm(write_plugin) -> None:
     write_plugin("acme", loss_table('"one": "acme:One"'), metadata=False)
     assert "acme/acme:one" in entries()
     assert plugin("acme/acme").version == "1.0"  # as its folder says
+
+
+def test_a_stand_in_for_a_library_does_no_harm(write_plugin, monkeypatch) -> None:
+    """Programs put an empty module in the place of one that they do without."""
+    for library in ("numpy", "torch", "jax"):
+        monkeypatch.setitem(sys.modules, library, types.ModuleType(library))
+    key = write_plugin("acme", loss_table('"one": "acme:One"'))
+    assert f"{key}:one" in entries()
 
 
 def test_an_interrupt_is_passed_on(write_plugin) -> None:
