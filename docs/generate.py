@@ -120,6 +120,22 @@ Where to start: [`info_nce`](losses/info_nce.md) on an [adapter](#adapters), the
 [`warmup_cosine`](schedulers/warmup_cosine.md) are what `coreframe demo` trains with.
 """
 
+NOTATION = """\
+## notation
+
+| symbol | means |
+|---|---|
+| n, m, k, d | numbers of anchors (or rows), references, negatives per anchor; width of a vector |
+| aᵢ, rⱼ | anchor i and reference j; p is a positive of the anchor, n a negative |
+| sᵢⱼ | their similarity, by the field `similarity`; a larger one is more alike |
+| d(a, r) | a distance: minus the similarity, where the page says nothing else |
+| ℓᵢ | the loss of anchor i; the value is their mean, or what the field `reduction` says |
+| t; N, T | the step, from 0; the steps of a schedule, and of the run (the field `steps`) |
+| W, D | the steps of the warm-up and of the fall |
+| p, g; m, v | in optimizers and regularizers: parameter and gradient; what is kept of earlier ones |
+| x, y; Q, D | in adapters: rows in and out; the queries and the documents |
+"""
+
 # Examples -------------------------------------------------------------------------------------
 
 
@@ -281,12 +297,17 @@ def definition(component: Component, doc: Doc, fields: list[str]) -> str:
         return text
     plain = re.compile(r"```text\n.*?\n```", re.DOTALL)
     text = plain.sub(lambda _: formulas.block(formula), text, count=1)
-    return f"{text}\n\n{formulas.legend(formula, fields)}".strip()
+    legend = formulas.legend(formula, fields)
+    if formulas.letters(formula):
+        there = "symbols are under [notation](../README.md#notation)."
+        legend = f"{legend.removesuffix('.')}; other {there}" if legend else f"The {there}"
+    return f"{text}\n\n{legend}".strip()
 
 
 def index(found: list[Component]) -> str:
     """Return the page that lists all pages."""
     parts = ["# Components", textwrap.dedent(INTRODUCTION).strip(), START.strip()]
+    parts.append(NOTATION.strip())
     for kind, about in KINDS.items():
         rows = [c for c in found if c.kind == kind]
         if rows:
@@ -308,8 +329,7 @@ arrays, by its name in [the file of a run](../configuration.md) (`[[losses]] nam
 and by its name in Python, `coreframe.build("losses", "info_nce", temperature=0.05)`.
 `coreframe list` shows the same names with those of the plugins that you have installed.
 
-On every page n is the number of anchors (or rows), m of references, k of negatives an anchor, and
-d the width of a vector. A type with `Scheduler` in it takes a number or a [schedule](#schedulers).
+A type with `Scheduler` in it takes a number or a [schedule](#schedulers).
 """
 
 

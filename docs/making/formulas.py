@@ -43,6 +43,11 @@ def legend(formula: str, fields: Iterable[str]) -> str:
     return f"In the formula {words}." if words else ""
 
 
+def letters(formula: str) -> str:
+    r"""Return the letters that stand for something: neither those of \text nor of functions."""
+    return re.sub(r"\\(?:text|operatorname|begin|end)\{[^}]*\}|\\[A-Za-z]+|[^A-Za-z]", "", formula)
+
+
 def symbols() -> Mapping[str, str]:
     return read()["symbols"]
 
