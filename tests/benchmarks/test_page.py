@@ -117,10 +117,17 @@ def test_without_a_gpu_one_line_and_an_exit_code(monkeypatch, capsys) -> None:
 
 
 def test_the_gpu_harness_on_a_device_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns, targets and what is left out, with calls that sleep in place of a device."""
+    """Turns, targets and what is left out, with a clock that the calls set in place of a device."""
     from benchmarks import gpu
     from benchmarks.gpu_sides import Work
 
+    now = [0.0]
+
+    def takes(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(gpu, "gc", SimpleNamespace(collect=lambda: 0))
     device = SimpleNamespace(
         synchronize=lambda: None, free=lambda: None, peak=lambda call, side: len(side) * 2**20
     )
@@ -128,8 +135,8 @@ def test_the_gpu_harness_on_a_device_that_is_none(monkeypatch: pytest.MonkeyPatc
         "w",
         "work",
         {
-            "coreframe": lambda: lambda: time.sleep(0.001),
-            "peer": lambda: lambda: time.sleep(0.01),
+            "coreframe": lambda: lambda: takes(0.001),
+            "peer": lambda: lambda: takes(0.01),
             "broken": lambda: 1 / 0,
         },
         {"peer": {"at_most": 0.9, "memory_share": 3.0}},
@@ -137,7 +144,7 @@ def test_the_gpu_harness_on_a_device_that_is_none(monkeypatch: pytest.MonkeyPatc
     found = gpu.measured(work, device, 3)
     assert found["left_out"] == {"broken": "ZeroDivisionError: division by zero"}
     assert [row["to"] for row in found["rows"]] == ["peer"]
-    assert 0 < found["rows"][0]["ratio"] < 0.9
+    assert found["rows"][0]["ratio"] == pytest.approx(0.1)
     waits = [{"what": "step", "count": "0", "how": "capture"}]
     machine = {"versions": {}, "date": "", "processor": "", "threads": 1, "system": ""}
     record = {"quick": False, "machine": machine | {"python": ""}, "device": "a device"}

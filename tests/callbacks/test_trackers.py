@@ -69,7 +69,7 @@ def run(name: str, folder: Path, ending: str = "finished", **variables: str) -> 
         env=env | {"WANDB_SILENT": "true"} | variables,
         capture_output=True,
         encoding="utf-8",
-        timeout=180,
+        timeout=600,
     )
     assert (ran.returncode == 0) == (ending == "finished"), ran.stderr
     assert ran.stdout == ""
@@ -250,7 +250,7 @@ def test_wandb_that_cannot_log_in_is_left_out(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, "wandb", "finished"],
         cwd=tmp_path, env=env | home, stdin=subprocess.DEVNULL,
-        capture_output=True, encoding="utf-8", timeout=180,
+        capture_output=True, encoding="utf-8", timeout=600,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "the callback Wandb failed in start and is left out" in ran.stderr
@@ -277,7 +277,7 @@ print(json.dumps([run.name, run.config, logs], default=str))
     ran = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"TRACKIO_DIR": str(tmp_path / "store"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True, encoding="utf-8", timeout=120,
+        capture_output=True, encoding="utf-8", timeout=600,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     name, config, logs = json.loads(ran.stdout.splitlines()[-1])

@@ -36,7 +36,7 @@ def run_command(*arguments: object, cwd: Path, **variables: str) -> Any:
         env=without_ours(**variables),
         encoding="utf-8",
         capture_output=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -152,7 +152,7 @@ def on_a_terminal(tmp_path: Path, clean_environment):
             command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=slave, encoding="utf-8"
         ) as process:
             os.close(slave)
-            watchdog = threading.Timer(120, process.kill)
+            watchdog = threading.Timer(600, process.kill)
             watchdog.start()
             seen = bytearray()
             with contextlib.suppress(OSError):  # how a terminal says on Linux that it is closed

@@ -157,7 +157,7 @@ def test_an_interruption_and_the_same_command_again(
         time.sleep(0.01)
     assert process.poll() is None, "it was too fast to be interrupted"
     process.send_signal(getattr(signal, name))
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=600)
     assert process.returncode in {"SIGINT": {130}, "SIGTERM": {-15, 143}}[name], told
     assert not (tmp_path / "y.npy").exists()
     ran = coreframe_("apply", "first", "x.npy", "y.npy")

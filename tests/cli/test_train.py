@@ -375,13 +375,13 @@ def test_an_interrupt_leaves_nothing_half_written(
         stderr=subprocess.PIPE,
         encoding="utf-8",
     ) as process:
-        watchdog = threading.Timer(60, process.kill)
+        watchdog = threading.Timer(600, process.kill)
         watchdog.start()
         for line in process.stderr:
             if "epoch 2/" in line:
                 break
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
         watchdog.cancel()
     assert process.returncode == 130, err
     assert "Traceback" not in err

@@ -30,7 +30,7 @@ MIB = 2**20
 
 @linux
 def test_memory_does_not_grow_with_the_documents(tmp_path: Path) -> None:
-    """The same share of the file as 2 GiB are of 7.3, over a run on a few documents."""
+    """A copy of half of the documents that one run has and the other has not would be seen."""
     peaks = []
     for rows in (80_000, 320_000):  # the search holds no more than a stretch of the first
         folder = tmp_path / str(rows)
@@ -41,7 +41,7 @@ def test_memory_does_not_grow_with_the_documents(tmp_path: Path) -> None:
         assert seen.code in (0, 3), seen.errors
         peaks.append(seen.peak)
     file = 240_000 * 128 * 4
-    assert peaks[1] - peaks[0] < file * 2 / 7.3, [p / MIB for p in peaks]
+    assert peaks[1] - peaks[0] < file / 2, [p / MIB for p in peaks]  # 23 MiB of 117, seen in 20 ms
 
 
 @linux

@@ -42,7 +42,7 @@ def test_any_width(loss, d, on_numpy, rng):
 def seconds(call: Callable[[], object]) -> float:
     """Return the least processor time of one call in a few."""
     times = []
-    for _ in range(5):
+    for _ in range(3):
         start = time.process_time()
         call()
         times.append(time.process_time() - start)
@@ -50,22 +50,25 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def test_time_grows_with_the_products(monkeypatch, rng):
-    """In n for listed negatives, in n n for the batch; bounds lie halfway to the next power."""
+    """In n for listed negatives, in n n for the batch; bounds lie halfway to the next power.
+
+    Other work on the machine may slow one of two measurements down, so it is tried a few times.
+    """
     monkeypatch.setenv("COREFRAME_THREADS", "1")
-    loss = InfoNCE()
-    taken = {}
-    for n in (1024, 4096):
+    loss, calls = InfoNCE(), {}
+    for n in (512, 4096):
         a, p = rng.standard_normal((2, n, 64)).astype(np.float32)
         rows = np.arange(n)[:, None]
         relation = Listed(positives=rows, negatives=(rows + np.arange(1, 5)) % n, columns=n)
         listed = Batch(anchors=a, references=p, relation=relation)
-        taken[n] = (
-            seconds(lambda batch=listed: loss.value_and_grad(batch)),
-            seconds(lambda a=a, p=p: loss(a, p)),
+        calls[n] = (
+            lambda batch=listed: loss.value_and_grad(batch),
+            lambda a=a, p=p: loss(a, p),
         )
-    linear, square = (taken[4096][i] / taken[1024][i] for i in range(2))
-    assert linear < 8  # 4 if linear, 16 if quadratic
-    assert square < 32  # 16 if quadratic, 64 if cubic
+    # 8 if linear, 64 if quadratic; 64 if quadratic, 512 if cubic
+    for few, many, most in zip(calls[512], calls[4096], (22, 180), strict=True):
+        ratios = (seconds(many) / seconds(few) for _ in range(5))
+        assert any(ratio < most for ratio in ratios)
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])

@@ -294,7 +294,7 @@ assert os.waitpid(child, 0)[1] == 0
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_writes_a_file_of_its_own(cache: DiskCache) -> None:
     """In a process of its own: this one may hold libraries with threads, which cannot fork."""
-    subprocess.run([sys.executable, "-c", FORKING, str(cache.folder)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", FORKING, str(cache.folder)], check=True, timeout=600)
     assert len(row_files(cache)) == 2
     cached = DiskCached(embedder=Recording(), cache=cache)
     wanted = Sha256(dimensions=4).embed(["a", "b"])

@@ -381,7 +381,7 @@ def test_large_files_stay_out_of_memory(tmp_path: Path, kind: str) -> None:
             {"npy": np.save, "npz": np.savez}[kind](path, rows)
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), *map(str, paths)],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
         env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"},  # the others keep what is freed
     )  # fmt: skip
     grown, kind_of, *shape = ran.stdout.split()

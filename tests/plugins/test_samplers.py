@@ -176,9 +176,9 @@ def test_a_hub_does_not_make_no_duplicates_slow() -> None:
 
     n = 20_000
     keys = np.stack([np.zeros(n, np.int64), np.arange(1, n + 1)], axis=1)  # one document for all
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(first_fit(keys, np.arange(n), 8, drop_last=False)) == n
-    assert time.perf_counter() - started < 5  # going over what is left each time takes minutes
+    assert time.process_time() - started < 20  # going over what is left each time takes minutes
 
 
 # M per class --------------------------------------------------------------------------------

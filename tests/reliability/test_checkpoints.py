@@ -408,19 +408,20 @@ def test_when_a_run_is_saved(tmp_path, data, monkeypatch):
 # One writer -------------------------------------------------------------------------------------
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from coreframe.lock import FolderLock
 with FolderLock(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until it is killed
 """
 
 
 def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(tmp_path, data):
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
@@ -430,6 +431,7 @@ def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(tmp_path, d
         other.kill()
         other.wait()
         other.stdout.close()
+        other.stdin.close()
     assert (tmp_path / ".lock").exists()
     fit(data, epochs=1, checkpoints=Checkpoints(tmp_path))
     assert os.listdir(tmp_path) == []
@@ -524,7 +526,7 @@ def kill_loop(folder, kills):
 
 
 def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path):
-    kill_loop(tmp_path, 15)
+    kill_loop(tmp_path, 8)
 
 
 @pytest.mark.long
