@@ -132,7 +132,7 @@ NOTATION = """\
 | ℓᵢ | the loss of anchor i; the value is their mean, or what the field `reduction` says |
 | t; N, T | the step, from 0; the steps of a schedule, and of the run (the field `steps`) |
 | W, D | the steps of the warm-up and of the fall |
-| p, g; m, v | in optimizers and regularizers: parameter and gradient; what is kept of earlier ones |
+| p, g; m, v | in optimizers and regularizers: parameter, gradient; what is kept of earlier ones |
 | x, y; Q, D | in adapters: rows in and out; the queries and the documents |
 """
 
@@ -307,7 +307,6 @@ def definition(component: Component, doc: Doc, fields: list[str]) -> str:
 def index(found: list[Component]) -> str:
     """Return the page that lists all pages."""
     parts = ["# Components", textwrap.dedent(INTRODUCTION).strip(), START.strip()]
-    parts.append(NOTATION.strip())
     for kind, about in KINDS.items():
         rows = [c for c in found if c.kind == kind]
         if rows:
@@ -320,7 +319,7 @@ def index(found: list[Component]) -> str:
                 inline(about),
                 "\n".join(["| name | what it is |", "|---|---|", *lines]),
             ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, NOTATION.strip()]) + "\n"
 
 
 INTRODUCTION = """\
@@ -329,7 +328,8 @@ arrays, by its name in [the file of a run](../configuration.md) (`[[losses]] nam
 and by its name in Python, `coreframe.build("losses", "info_nce", temperature=0.05)`.
 `coreframe list` shows the same names with those of the plugins that you have installed.
 
-A type with `Scheduler` in it takes a number or a [schedule](#schedulers).
+A type with `Scheduler` in it takes a number or a [schedule](#schedulers). What the letters of
+formulas stand for is under [notation](#notation).
 """
 
 
