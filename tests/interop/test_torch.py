@@ -388,6 +388,15 @@ def test_an_adapter_whose_parameters_moved_has_no_gradient() -> None:
         y.sum().backward()
 
 
+def test_an_adapter_is_differentiable_once() -> None:
+    module, x = module_of(build("adapters", "linear")), rows(5, 6).requires_grad_()
+    (slope,) = torch.autograd.grad(module(x).pow(3).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(slope.sum(), x, allow_unused=True)
+    with pytest.raises(ArgumentError, match=r"torch\.func"):
+        torch.func.vmap(module)(x.detach())
+
+
 def test_a_third_partys_adapter_with_noise() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Noisy(Adapter):
@@ -595,6 +604,11 @@ def test_no_pairs_are_a_loss_of_0() -> None:
         value.backward()
         assert value.item() == 0
         assert not e.grad.any()
+    large = torch.full((4, 3), 60000.0, dtype=torch.float16)  # their sum is not finite
+    assert loss_fn(large, torch.arange(4), (nothing,) * 3).item() == 0
+    for name, count, n in (("sup_con", 4, len(E)), ("sup_con", 3, len(E)), ("triplet", 3, 0)):
+        by_rows = MetricLearningLoss(build("losses", name, reduction="none"))
+        assert by_rows(E, LABELS, (nothing,) * count).shape == (n,)
 
 
 def test_a_loop_of_theirs_runs_unchanged() -> None:

@@ -680,3 +680,23 @@ def test_arrays_of_another_library_come_by_dlpack() -> None:
     strict = pytest.importorskip("array_api_strict")
     x = strict.asarray([1.0, 2.0])
     assert as_tensor(x).tolist() == [1.0, 2.0]
+
+
+# Transformations of functions ---------------------------------------------------------------
+
+
+def test_no_second_derivative_is_0_in_silence() -> None:
+    """Where a derivative by the input alone is asked for, a graph that lost it would give 0."""
+    x, y = rows(4, 3), rows(4, 3, seed=1).detach()
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.functional.hessian(lambda a: torch_loss("info_nce", a, y), x.detach())
+    (slope,) = torch.autograd.grad(torch_loss("info_nce", x, y), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(slope.square().sum(), x, allow_unused=True)
+
+
+def test_transformations_of_torch_func_are_named() -> None:
+    x, y = rows(4, 3).detach(), rows(4, 3, seed=1).detach()
+    for transformed in (torch.func.grad, torch.func.vmap, torch.func.jacrev):
+        with pytest.raises(ArgumentError, match=r"torch\.func"):
+            transformed(lambda a: torch_loss("info_nce", a, y))(x)

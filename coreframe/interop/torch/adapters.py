@@ -25,7 +25,7 @@ from coreframe.interop.torch.arrays import (
     uncompiled,
     widened,
 )
-from coreframe.interop.torch.once import once
+from coreframe.interop.torch.once import links, once, untransformed
 from coreframe.interop.torch.parameters import register, registered
 from coreframe.random import stream
 
@@ -97,8 +97,10 @@ class AdapterModule(nn.Module):
         library = computing(x, self.library)
         rows = x.reshape(-1, self.dim)
         params = registered(self, self.names)
+        tensors = (rows, *params.values())
+        untransformed(tensors)
         y: torch.Tensor = _Map.apply(
-            self.adapter, library, rng, tuple(params), rows, *params.values()
+            self.adapter, library, rng, tuple(params), links(tensors), *tensors
         )
         if self.normalize:
             y = nn.functional.normalize(y, dim=-1)
@@ -186,6 +188,7 @@ class _Map(torch.autograd.Function):
         library: str,
         rng: Any,
         names: tuple[str, ...],
+        links: tuple[torch.Tensor, ...],
         *tensors: torch.Tensor,
     ) -> torch.Tensor:
         dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors))
@@ -193,7 +196,7 @@ class _Map(torch.autograd.Function):
         device = tensors[0].device
         with exactly(device), numpy_named(adapter, device):
             y, ctx.pullback = adapter.forward(dict(zip(names, params, strict=True)), x, rng=rng)
-        ctx.names, ctx.library = names, library
+        ctx.names, ctx.library, ctx.links = names, library, links
         # Saved to be noticed if an optimizer writes to them before the gradient comes back.
         ctx.save_for_backward(*tensors)
         # A tensor of its own: if the pullback holds y, it must not hold this step of the graph.
@@ -203,14 +206,14 @@ class _Map(torch.autograd.Function):
     @once
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
         x, *params = ctx.saved_tensors
-        need_dx, *wanted = ctx.needs_input_grad[4:]
+        need_dx, *wanted = ctx.needs_input_grad[5:]
         with exactly(dy.device):
             grads, dx = ctx.pullback(as_array(dy.contiguous(), ctx.library), need_dx=need_dx)
         found = [
             as_tensor(grads[name]).to(p.dtype) if want and name in grads else None
             for name, p, want in zip(ctx.names, params, wanted, strict=True)
         ]
-        return None, None, None, None, as_tensor(dx).to(x.dtype) if need_dx else None, *found
+        return *(None,) * 5, as_tensor(dx).to(x.dtype) if need_dx else None, *found
 
 
 @dataclass(frozen=True, kw_only=True)

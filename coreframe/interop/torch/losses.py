@@ -28,7 +28,7 @@ from coreframe.interop.torch.arrays import (
     uncompiled,
     widened,
 )
-from coreframe.interop.torch.once import once
+from coreframe.interop.torch.once import links, once, untransformed
 from coreframe.loss import Loss
 from coreframe.miner import Miner
 from coreframe.random import stream
@@ -104,6 +104,7 @@ def torch_loss(
     given = {name: x for name, x in places if x is not None}
     own = dict(params or {})
     _check(given | own, weights)
+    untransformed((*given.values(), *own.values()))
     others = {"labels": labels, "ids": ids, "weights": weights}
     call = _Call(
         loss=registry.component("losses", loss, Loss),
@@ -118,7 +119,7 @@ def torch_loss(
     tensors = (*given.values(), *own.values())
     # Inside of a Function gradients are off, so this is asked here.
     wanted = tuple(torch.is_grad_enabled() and x.requires_grad for x in tensors)
-    value: torch.Tensor = _Value.apply(call, wanted, *tensors)
+    value: torch.Tensor = _Value.apply(call, wanted, links(tensors), *tensors)
     return value
 
 
@@ -232,13 +233,18 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, call: _Call, wanted: tuple[bool, ...], *tensors: torch.Tensor
+        ctx: Any,
+        call: _Call,
+        wanted: tuple[bool, ...],
+        links: tuple[torch.Tensor, ...],
+        *tensors: torch.Tensor,
     ) -> torch.Tensor:
         device = tensors[0].device
         with exactly(device), numpy_named(call.loss, device):
             batch = call.batch(tensors)
             value, slopes = call.run(batch, tensors, wanted)
         ctx.call, ctx.wanted, ctx.batch = call, wanted, batch if value.ndim else None
+        ctx.links = links
         ctx.dtypes = [x.dtype for x in tensors]
         ctx.save_for_backward(*slopes, *((value, *tensors) if value.ndim else ()))
         return value
@@ -255,6 +261,7 @@ class _Value(torch.autograd.Function):
                 slopes, first = _by_rows(ctx, incoming, *rest), torch.ones_like(first)
         # Scaled before it is narrowed, so that a GradScaler keeps small gradients alive.
         return (
+            None,
             None,
             None,
             *(

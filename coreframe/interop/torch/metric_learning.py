@@ -31,7 +31,8 @@ class MetricLearningLoss(LossModule):
 
     Edges: four arrays of indices (anchor, positive, anchor, negative) are the pairs that take part,
     each once, as a mask of (n, m). Three (anchor, positive, negative) are triplets, row by row,
-    for losses that read triplets, and pairs for the others. No pair at all gives 0.
+    for losses that read triplets, and pairs for the others. No pair at all gives 0. Losses of a
+    batch of one class are not set to 0, as theirs are: see ``docs/interop/torch.md``.
 
     >>> loss_fn = MetricLearningLoss("sup_con")
     >>> loss_fn(torch.eye(4), torch.tensor([0, 0, 1, 1])).shape
@@ -56,7 +57,8 @@ class MetricLearningLoss(LossModule):
         if indices_tuple is not None:
             found = [index.to(device) for index in indices_tuple]
             if not any(index.numel() for index in found):
-                return embeddings.sum() * 0
+                rows = 0 if len(found) == 3 and self.loss.reads_triplets else len(embeddings)
+                return _zero(embeddings, rows, getattr(self.loss, "reduction", "mean"))
             return self._of_indices(embeddings, ref_emb, found, arguments)
         if labels is None:
             raise ArgumentError("labels or indices_tuple must be given, got neither")
@@ -101,3 +103,9 @@ class MetricLearningLoss(LossModule):
             return Batch(anchors=anchors, references=positives, relation=relation, **more)
 
         return super().forward(embeddings, ref_emb, batch=chosen, **arguments)
+
+
+def _zero(embeddings: torch.Tensor, rows: int, reduction: str) -> torch.Tensor:
+    """Return a value of 0 that has a gradient of 0, whatever stands in the embeddings."""
+    zero = embeddings[:0].sum()
+    return zero.expand(rows).clone() if reduction == "none" else zero
