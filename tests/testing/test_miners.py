@@ -315,7 +315,36 @@ class CountsThreads(Nearest):
         return replace(Nearest(), k=1 + count).mine(batch, rng=rng)
 
 
+class ComparesWithItsBlock(Easiest):
+    """Scores by the distance from the mean of a block."""
+
+    def scores(self, rows: Rows) -> Any:
+        xp = namespace(similarities=rows.similarities)
+        return -xp.abs(rows.similarities - xp.mean(rows.similarities))
+
+
+class LooksAtValues(Easiest):
+    """Decides on the host."""
+
+    def scores(self, rows: Rows) -> Any:
+        xp = namespace(similarities=rows.similarities)
+        sign = 1.0 if float(xp.max(rows.similarities)) > 2.0 else -1.0
+        return sign * rows.similarities
+
+
+class ComparesColumns(Easiest):
+    """Builds all pairs of the columns of a row."""
+
+    def scores(self, rows: Rows) -> Any:
+        s = rows.similarities
+        apart = s[:, :, None] - s[:, None, :]
+        return super().scores(rows) + 0 * namespace(s=s).sum(apart, axis=2)
+
+
 FAULTS: list[tuple[Miner, str, str]] = [
+    (ComparesWithItsBlock(), "blocks", "many rows: in lower blocks of rows other pairs are chosen"),
+    (LooksAtValues(), "traceable", "float() of an array asks for its value (test_miners.py:"),
+    (ComparesColumns(), "memory", "with 64 references 64 anchors take 2."),
     (RefusesAll(), "accepts", "every batch is refused by an ArgumentError"),
     (ReturnsColumns(), "usable", "Error: "),
     (InventsPairs(), "part_of_the_relation", "pairs: (0, 0) is a negative of the result"),
@@ -348,7 +377,7 @@ FAULTS: list[tuple[Miner, str, str]] = [
     ids=lambda x: type(x).__name__ if isinstance(x, Miner) else "",
 )
 def test_each_fault_is_named_and_no_other(fast: None, miner: Miner, name: str, words: str) -> None:
-    if name in ("libraries", "devices"):
+    if name in ("libraries", "devices", "traceable"):
         pytest.importorskip("array_api_strict")
     found = broken(miner)
     assert list(found) == [name], found

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from coreframe import blocks as engine
 from coreframe.backend import library_of, to_numpy
-from coreframe.miner import Miner
+from coreframe.batch import Batch
+from coreframe.miner import Miner, RankingMiner
 from coreframe.random import stream
-from coreframe.testing import arrays
+from coreframe.relation import Aligned
+from coreframe.testing import arrays, host
+from coreframe.testing.arrays import Place
 from coreframe.testing.checks import (
     NotApplicable,
     Promise,
@@ -20,7 +26,7 @@ from coreframe.testing.checks import (
     promise,
     recorded_warnings,
 )
-from coreframe.testing.growth import too_fast
+from coreframe.testing.growth import LINEAR, SIDES, SMALL, peak, size, too_fast
 from coreframe.testing.miners.subject import PAIRS, Subject, invented, whole
 
 PROMISES: list[Promise] = []
@@ -131,6 +137,26 @@ def devices(subject: Subject) -> Iterator[str]:
 
 @promise(
     PROMISES,
+    "scores looks at no value on the host: no GPU is waited for, and it runs under jax.jit.",
+    fix="Replace `if`, float(), .item() and a mask as an index by xp.where; Python decisions may "
+    "depend on fields and shapes.",
+    needs=(*PAIRS, "libraries", "devices"),
+)
+def traceable(subject: Subject) -> Iterator[str]:
+    if not isinstance(subject.miner, RankingMiner):
+        raise NotApplicable("it is no RankingMiner")
+    if host.STRICT not in subject.places:
+        raise NotApplicable(f"{host.STRICT}, which shows it, is not installed")
+
+    def mined(place: Place) -> Callable[[], Any]:
+        batches = [case.batch(place) for case in subject.cases]
+        return lambda: [subject.mine(batch) for batch in batches]
+
+    yield from host.looks(subject.places, mined)
+
+
+@promise(
+    PROMISES,
     "float16, float32 and float64 are taken.",
     fix="Create arrays with dtype=x.dtype, and let coreframe.miner.similarity_rows widen float16.",
     needs=(*PAIRS, "part_of_the_relation"),
@@ -207,6 +233,32 @@ def no_warnings(subject: Subject) -> Iterator[str]:
 
 @promise(
     PROMISES,
+    "The pairs do not depend on the height of the blocks.",
+    fix="Reduce over axis=1 only: the scores of a row follow from that row, wherever a block ends. "
+    "Draws are rows.keys (`needs_keys = True`), or come from rng before the blocks.",
+    needs=(*PAIRS, "deterministic"),
+)
+def blocks(subject: Subject) -> Iterator[str]:
+    for case in subject.usable([arrays.tall_case(), arrays.tall_pairs()]):
+        expected = subject.masks(case, seed=6)
+        with _blocks_of_least_height():
+            found = subject.masks(case, seed=6)
+        if not np.array_equal(found, expected):
+            yield f"{case.name}: in lower blocks of rows other pairs are chosen"
+
+
+@contextlib.contextmanager
+def _blocks_of_least_height() -> Iterator[None]:
+    before = engine.HOST_BUDGET
+    engine.HOST_BUDGET = 1
+    try:
+        yield
+    finally:
+        engine.HOST_BUDGET = before
+
+
+@promise(
+    PROMISES,
     "1, 2 and 3 threads give the same pairs.",
     fix="Write to nothing that two blocks share, and draw before blocks are shared out.",
     needs=(*PAIRS, "thread_safe"),
@@ -226,7 +278,7 @@ def threads(subject: Subject) -> Iterator[str]:
     PROMISES,
     "Memory grows with the pairs of rows at most, and never with rows x rows x width.",
     fix="Walk the blocks of coreframe.miner.similarity_rows; do not broadcast (n, 1, d) against "
-    "(1, m, d).",
+    "(1, m, d), and in scores build nothing larger than (r, m).",
     needs=PAIRS,
 )
 def memory(subject: Subject) -> Iterator[str]:
@@ -241,3 +293,22 @@ def memory(subject: Subject) -> Iterator[str]:
 
         for problem in too_fast(call, linear=False):
             yield f"{case.name}: {problem}"
+    few, many = SIDES
+    if subject.usable([arrays.tall_pairs()]):
+        batches = [_beside(few, n) for n in SIDES]
+        small, large = (peak(functools.partial(subject.mine, batch)) for batch in batches)
+        if large > SMALL and large > LINEAR * small:
+            yield (
+                f"with {few} references {few} anchors take {size(small)}, with {many} "
+                f"{size(large)}: {large / small:.1f} times as much, allowed are {LINEAR:.1f}"
+            )
+
+
+def _beside(anchors: int, references: int) -> Batch:
+    """Return a batch of so many anchors, and of as many references or more."""
+    case = arrays.tall_pairs(references)
+    return Batch(
+        anchors=case.floats["anchors"][:anchors],
+        references=case.floats["references"],
+        relation=Aligned(anchors, references),
+    )
