@@ -371,7 +371,7 @@ def shares(subject: Subject) -> Iterator[str]:
     PROMISES,
     "No warning is raised.",
     fix="Guard a division or a power before it happens.",
-    needs=("usable", "defined"),
+    needs=("usable", "defined", "short_runs", "open_ended"),
 )
 def no_warnings(subject: Subject) -> Iterator[str]:
     for steps in (*SHORT, *RUNS):
