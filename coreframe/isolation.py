@@ -294,7 +294,13 @@ def _explained(plugin: Plugin, error: BaseException) -> str:
     ]
     if foreign:
         text += f" ({os.path.basename(foreign[-1].filename)}:{foreign[-1].lineno})"
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        own = plugin.module.partition(".")[0] == error.name.partition(".")[0]
-        text += "" if own else f"; {missing_package(plugin, error.name)}"
-    return text
+    return "; ".join(filter(None, (text, what_helps(plugin, error))))
+
+
+def what_helps(plugin: Plugin, error: BaseException) -> str:
+    """Return where a package that is not there comes from; of other errors, nothing."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not isinstance(name, str) or not name:
+        return ""
+    own = plugin.module.partition(".")[0] == name.partition(".")[0]
+    return "" if own else missing_package(plugin, name)

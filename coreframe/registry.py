@@ -27,7 +27,7 @@ from coreframe.errors import (
     UnknownName,
     nearest,
 )
-from coreframe.isolation import explain, isolated
+from coreframe.isolation import explain, isolated, what_helps
 from coreframe.isolation import lock as _lock
 from coreframe.loading import Loader, warn
 from coreframe.loading import import_target as import_target
@@ -76,7 +76,7 @@ class Entry:
             with isolated(self.plugin, f"importing {module}") as deeds:
                 return import_target(self.target)
         except Exception as error:
-            hint = explain(self.plugin, error).partition("; ")[2]
+            hint = what_helps(self.plugin, error)
             error.add_note(
                 f"while loading {self.name!r} ({self.target}) "
                 f"of {self.plugin.distribution} {self.plugin.version}{hint and '; '}{hint}"

@@ -122,7 +122,7 @@ FAILING = {
         "was left out: an exception that cannot be shown",
     ),
     "no_module": Bad(
-        "raise ModuleNotFoundError('odd', name=5)", "was left out: an exception that cannot be "
+        "raise ModuleNotFoundError('odd', name=5)", "ModuleNotFoundError: odd (bad_no_module.py:2)"
     ),
     "escapes": Bad(
         "raise RuntimeError('\\x1b[2J\\udcff' + 'x' * 10_000)",

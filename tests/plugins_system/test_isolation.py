@@ -303,12 +303,14 @@ def test_a_slow_import_is_named_while_it_runs(tmp_path, good) -> None:
         env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
-    assert process.stderr.readline() == (
+    # On a slow machine others take longer than half a second, too.
+    lines = iter(process.stderr.readline, "")
+    assert next(line for line in lines if "bad_slow" in line) == (
         "warning: plugin bad-slow/bad_slow 1.2 is still importing after 0.5 s; "
         "COREFRAME_PLUGINS=-bad-slow/bad_slow leaves it out\n"
     )
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert err.strip() == "interrupted"
     states = {plugin["plugin"]: plugin["state"] for plugin in json.loads(out)}

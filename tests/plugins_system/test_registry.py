@@ -285,6 +285,14 @@ def test_an_error_on_import_says_whose_it_is(write_plugin) -> None:
     assert caught.value.__notes__ == ["while loading 'one' (acme:One) of acme 1.0"]
 
 
+def test_the_text_of_an_error_is_not_taken_for_advice(write_plugin) -> None:
+    source = "def __getattr__(name): raise ValueError('one; two')\n"
+    write_plugin("acme", loss_table('"one": "acme:One"') + source)
+    with pytest.raises(ValueError, match="one; two") as caught:
+        build("losses", "one")
+    assert caught.value.__notes__[0] == "while loading 'one' (acme:One) of acme 1.0"
+
+
 def test_unknown_and_missing_parameters_are_named(write_plugin) -> None:
     with pytest.raises(ArgumentError) as caught:
         build("losses", "info_nce", temprature=0.1, width=3)
