@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -187,8 +188,8 @@ def test_what_cannot_be_is_said(first) -> None:
         cf.update("runs/first", subject(1))
 
 
-def test_a_thousand_pairs_take_less_than_a_second() -> None:
-    """Of processor time on one thread, which other work on the machine does not lengthen."""
+def test_a_thousand_pairs_take_as_long_as_a_few_steps() -> None:
+    """A third of a second; beside plain steps in NumPy, which a slow machine slows down as well."""
     rng = np.random.default_rng(0)
     documents = rng.standard_normal((1000, 384)).astype(np.float32)
     turn = np.linalg.qr(rng.standard_normal((384, 384)))[0]
@@ -196,14 +197,25 @@ def test_a_thousand_pairs_take_less_than_a_second() -> None:
     pairs = Pairs(queries.astype(np.float32), documents)
     from threadpoolctl import threadpool_limits
 
+    def ten_steps() -> None:
+        for _ in range(10):
+            s = pairs.queries @ turn @ documents.T
+            e = np.exp(s - s.max(axis=1, keepdims=True))
+            pairs.queries.T @ ((e / e.sum(axis=1, keepdims=True)) @ documents)
+
+    def seconds(call: Callable[[], object]) -> float:
+        started = time.process_time()
+        call()
+        return time.process_time() - started
+
+    turn = turn.astype(np.float32)
     with threadpool_limits(1):
         cf.update(TrainedAdapter(384), pairs)
-        taken = []
-        for _ in range(2):
-            started = time.process_time()
-            cf.update(TrainedAdapter(384), pairs)
-            taken.append(time.process_time() - started)
-    assert min(taken) < 1.5  # 0.5 on a quiet machine; twice of what is promised, for slow ones
+        ratios = (
+            seconds(lambda: cf.update(TrainedAdapter(384), pairs)) / seconds(ten_steps)
+            for _ in range(5)
+        )
+        assert any(ratio < 5 for ratio in ratios)  # 1.4 on a quiet machine
 
 
 def test_right_documents_of_dev_are_no_negatives(monkeypatch) -> None:
