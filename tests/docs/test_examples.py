@@ -336,6 +336,14 @@ def test_every_environment_variable_is_documented() -> None:
     assert set(re.findall(r"\bCOREFRAME_[A-Z_]+\b", text)) - used == set()
 
 
+def test_every_extra_is_explained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+    _, _, table = text.partition("\n| extra | brings |\n")
+    named = re.findall(r"`([\w-]+)`", "\n".join(re.findall(r"^\|([^|]*)\|", table, re.M)))
+    assert sorted(named) == sorted(project["optional-dependencies"])
+
+
 def test_every_hook_is_named() -> None:
     page = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
     assert [hook for hook in HOOKS if not re.search(rf"\b{hook}\b", page)] == []
