@@ -211,6 +211,11 @@ def test_cached_errors() -> None:
         cached(model, "text", mini_batch_size=1)
     with pytest.raises(ArgumentError, match=r"share their rows, got \{'a': 4, 'b': 2\}"):
         cached(model, {"a": x, "b": x[:2]}, mini_batch_size=1)
+    with pytest.raises(ArgumentTypeError, match="the input 'k' of an encoder must have rows"):
+        cached(model, {"a": x, "k": 3}, mini_batch_size=1)
+    for size in (2, 9):
+        with pytest.raises(ArgumentTypeError, match=r"must return one tensor.*got tuple"):
+            cached(lambda part: (model(part), 1), x, mini_batch_size=size)
     with pytest.raises(ArgumentError, match="encoder names 'queries', but inputs has anchors"):
         cached_step({"queries": model}, "info_nce", {"anchors": x}, mini_batch_size=2)
     with pytest.raises(ArgumentError, match="own_negatives=2, but inputs has no negatives"):

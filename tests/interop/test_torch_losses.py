@@ -670,6 +670,8 @@ def test_arrays_and_tensors_share_their_memory() -> None:
     assert as_tensor(np.float64(3)).shape == ()
     with pytest.raises(ArgumentTypeError, match="x must be an array, got list"):
         as_tensor([1.0])
+    with pytest.raises(ArgumentTypeError, match="x must be a tensor, got ndarray"):
+        as_array(x)
     with pytest.raises(ArgumentTypeError, match="no bfloat16"):
         as_array(torch.zeros(2, dtype=torch.bfloat16))
     with pytest.raises(ArgumentError, match="library must be numpy"):

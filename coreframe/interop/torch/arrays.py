@@ -53,12 +53,15 @@ def as_array(x: torch.Tensor, library: str = "numpy") -> Array:
     The array is cut off from the graph. ``library`` is numpy, torch, cupy or jax.
 
     Raises ArgumentError for a tensor of a GPU that NumPy is to see: nothing is copied from one
-    device to another behind your back; ArgumentTypeError for a dtype that the library lacks.
+    device to another behind your back; ArgumentTypeError for what is no tensor, and for a dtype
+    that the library lacks.
 
     >>> t = torch.zeros(3, requires_grad=True)
     >>> as_array(t)
     array([0., 0., 0.], dtype=float32)
     """
+    if not isinstance(x, torch.Tensor):
+        raise ArgumentTypeError(f"x must be a tensor, got {type(x).__name__}")
     x = x.detach()
     if library == "torch":
         return x

@@ -40,6 +40,8 @@ def cached(encoder: Encoder, inputs: Any, *, mini_batch_size: int) -> torch.Tens
             or a list.
         mini_batch_size: rows a part, >= 1.
 
+    Raises ArgumentTypeError for an encoder that returns anything but one tensor.
+
     Edges: with no more rows than a part has it is the plain pass, and where no gradients are
     asked for, nothing is run again. An encoder whose rows depend on each other (batch
     normalisation) is another function in parts.
@@ -59,14 +61,14 @@ def cached(encoder: Encoder, inputs: Any, *, mini_batch_size: int) -> torch.Tens
         )
     rows = _rows(inputs)
     if rows <= mini_batch_size:
-        return encoder(inputs)
+        return _embeddings(encoder(inputs))
     parts = [_part(inputs, i, i + mini_batch_size) for i in range(0, rows, mini_batch_size)]
     if not torch.is_grad_enabled():
-        return torch.cat([encoder(part) for part in parts])
+        return torch.cat([_embeddings(encoder(part)) for part in parts])
     places = _places(encoder)
 
     def run(part: Any, *_: torch.Tensor) -> torch.Tensor:
-        return encoder(part)
+        return _embeddings(encoder(part))
 
     return torch.cat([checkpoint(run, part, *places, use_reentrant=False) for part in parts])
 
@@ -122,8 +124,23 @@ def cached_step(
     return loss(**embeddings, **arguments)
 
 
+def _embeddings(found: Any) -> torch.Tensor:
+    if not isinstance(found, torch.Tensor):
+        raise ArgumentTypeError(
+            f"the encoder must return one tensor of embeddings, got {type(found).__name__}; wrap "
+            "it in a function that takes the one that the loss is to see"
+        )
+    return found
+
+
 def _rows(inputs: Any) -> int:
     if isinstance(inputs, Mapping):
+        for name, x in inputs.items():
+            if not isinstance(x, torch.Tensor | Sequence) or isinstance(x, str):
+                raise ArgumentTypeError(
+                    f"the input {name!r} of an encoder must have rows to cut: a tensor or a list, "
+                    f"got {type(x).__name__}; what is the same for all rows belongs in the encoder"
+                )
         counts = {name: len(x) for name, x in inputs.items()}
         if len(set(counts.values())) != 1:
             raise ArgumentError(f"the inputs of an encoder must share their rows, got {counts}")
