@@ -48,7 +48,9 @@ class LossSchedules(Callback):
     Raises ArgumentError, when training begins, where there is no loss of coreframe.
 
     Edges: a validation inside of training sees the numbers of the next update; without training
-    there are none, and a scheduled loss says so.
+    there are none, and a scheduled loss says so. With several optimizers the step is the mean of theirs.
+    A loader without a length has no planned steps unless the Trainer has ``max_steps``; schedules
+    that need them say so.
     """
 
     def __init__(self, *, batch_size: int = 0, metric: str | None = None, log: bool = True) -> None:
@@ -90,10 +92,10 @@ class LossSchedules(Callback):
         self._history = tuple(state_dict["history"])
 
     def _tell(self, trainer: Any, pl_module: Any) -> None:
-        step, steps = trainer.global_step, trainer.estimated_stepping_batches
+        step, steps = _step(trainer), trainer.estimated_stepping_batches
         progress = Progress(
             step=step,
-            steps=int(steps) if math.isfinite(steps) else None,
+            steps=int(steps) if 0 < steps < math.inf else None,  # -1: the loader has no length
             samples=step * self.batch_size,
             epoch=trainer.current_epoch,
             history=self._history,
@@ -141,7 +143,7 @@ class HealthMetrics(Callback):
         self._watched.go_on_from([self._earlier])
         self._earlier = self._earlier or found
         for logger in trainer.loggers:  # a module has no log yet
-            logger.log_metrics(found, step=trainer.global_step)
+            logger.log_metrics(found, step=_step(trainer))
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if _is_fit(trainer) and not trainer.sanity_checking:
@@ -162,6 +164,11 @@ class HealthMetrics(Callback):
         pl_module.log_dict(numbers_of(found))
         if found.collapsed and self._stop:
             trainer.should_stop = True
+
+
+def _step(trainer: Any) -> int:
+    """Return the updates that are done; ``global_step`` counts those of all optimizers together."""
+    return int(trainer.global_step) // max(1, len(trainer.optimizers))
 
 
 def _is_fit(trainer: Any) -> bool:

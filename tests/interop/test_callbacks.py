@@ -378,7 +378,7 @@ def trained_by_lightning(folder: Path, *, start: Any = None, **more: Any) -> tup
     module, records = Module(), Records()
     if start is not None:
         start(module)
-    stop, resume = more.pop("stop", False), more.pop("resume", None)
+    stop, resume, data = more.pop("stop", False), more.pop("resume", None), more.pop("data", rows())
     trainer = lightning.Trainer(
         **{
             "max_epochs": 2,
@@ -397,7 +397,7 @@ def trained_by_lightning(folder: Path, *, start: Any = None, **more: Any) -> tup
         }
     )
     load = torch.utils.data.DataLoader
-    trainer.fit(module, load(rows(), batch_size=8), load(rows(1), batch_size=8), ckpt_path=resume)
+    trainer.fit(module, load(data, batch_size=8), load(rows(1), batch_size=8), ckpt_path=resume)
     trainer.records = records.rows
     return trainer, module
 
@@ -439,6 +439,37 @@ def test_a_run_of_lightning_goes_on_where_it_was(tmp_path: Path) -> None:
     )
     assert [p.step for p in got.seen] == [4, 5, 6, 7]
     assert got.seen[-1].history[0] == pytest.approx(column(half, "val_loss")[0])
+
+
+def test_steps_of_lightning_with_two_optimizers_and_without_a_length(tmp_path: Path) -> None:
+    def by_hand(module: Any) -> None:
+        def optimizers() -> Any:
+            parts = (module.map, module.net.criterion)
+            return [torch.optim.SGD(part.parameters(), lr=0.01) for part in parts]
+
+        def training_step(batch: Any, batch_idx: int) -> None:
+            module.seen.append(module.net.criterion.progress)
+            module.manual_backward(module.net(**batch)["loss"])
+            for optimizer in module.optimizers():
+                optimizer.step()
+                optimizer.zero_grad()
+
+        module.net.criterion = LossModule(InfoNCE(learnable_scale=True))
+        module.automatic_optimization = False
+        module.configure_optimizers, module.training_step = optimizers, training_step
+
+    _, module = trained_by_lightning(tmp_path, start=by_hand)
+    assert [(p.step, p.steps) for p in module.seen] == [(step, 8) for step in range(8)]
+
+    class Stream(torch.utils.data.IterableDataset):  # type: ignore[misc,name-defined]
+        def __iter__(self) -> Iterator[Any]:
+            return iter(rows())
+
+    def unscheduled(module: Any) -> None:
+        module.net.criterion = LossModule(InfoNCE())
+
+    _, module = trained_by_lightning(tmp_path, start=unscheduled, data=Stream(), max_epochs=1)
+    assert [(p.step, p.steps) for p in module.seen] == [(step, None) for step in range(4)]
 
 
 def test_a_collapse_stops_a_trainer_of_lightning(tmp_path: Path) -> None:
