@@ -48,9 +48,9 @@ class LossSchedules(Callback):
     Raises ArgumentError, when training begins, where there is no loss of coreframe.
 
     Edges: a validation inside of training sees the numbers of the next update; without training
-    there are none, and a scheduled loss says so. With several optimizers the step is the mean of theirs.
-    A loader without a length has no planned steps unless the Trainer has ``max_steps``; schedules
-    that need them say so.
+    there are none, and a scheduled loss says so. With several optimizers the step is the mean of
+    theirs. A loader without a length has no planned steps unless the Trainer has ``max_steps``;
+    schedules that need them say so.
     """
 
     def __init__(self, *, batch_size: int = 0, metric: str | None = None, log: bool = True) -> None:
