@@ -602,7 +602,7 @@ def test_all_of_them_at_once(python, tmp_path, good) -> None:
         assert len([x for x in warned(ran) if f"plugin {plugin['plugin']} 1.2" in x]) == 1
     rows = [{"anchor": f"a {i}", "positive": f"b {i}"} for i in range(60)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    command = ("-m", "coreframe", "train", "pairs.jsonl", "--json")
+    command = ("-m", "coreframe", "train", "pairs.jsonl", "--json", "--set", "train.epochs=1")
     ran = python(*command, plugins=tuple(folders), OPENBLAS_NUM_THREADS="1")
     assert ran.returncode in (0, 3), ran.stderr
     assert "kept" in json.loads(ran.stdout) or json.loads(ran.stdout)
