@@ -394,6 +394,14 @@ def test_a_loss_that_looks_at_values_is_named_where_it_cannot() -> None:
         jax.jit(lambda a: jax_loss(Looking(), a, p))(a)
 
 
+def test_a_number_of_a_loss_has_no_gradient() -> None:
+    def value(temperature: Any) -> Any:
+        return jax_loss(loss(temperature=temperature), A, P)
+
+    with pytest.raises(ArgumentError, match=r"InfoNCE.*learnable_scale"):
+        jax.grad(value)(0.5)
+
+
 def test_bad_input_is_named() -> None:
     a, p = jnp.asarray(A), jnp.asarray(P)
     with pytest.raises(ArgumentError, match=r"no gradient by them.*stop_gradient"):

@@ -90,9 +90,10 @@ def jax_loss(
 
     Edges: with reduction="none" the Jacobian is never made: the way back calls the loss twice,
     with the positive and with the negative part of the incoming gradient as weights. Second
-    derivatives are those of JAX, reverse over reverse (``jax.jacrev(jax.grad(f))``); forward mode
-    (``jvp``, ``jacfwd``, ``hessian``) is JAX's error for custom_vjp. NaN and infinity are errors
-    outside of tracing, and spread inside of it. A loss that looks at values is an error while
+    derivatives are those of JAX, of the gradient (``jax.hessian(f)``, ``jax.jacrev(jax.grad(f))``);
+    forward mode of the value (``jvp``, ``jacfwd``) is JAX's error for custom_vjp. Numbers of a loss
+    may be traced by ``jit`` and ``vmap``, but have no gradient. NaN and infinity are errors outside
+    of tracing, and spread inside of it. A loss that looks at values is an error while
     traced, and works outside, under a plain ``jax.grad`` too.
 
     Raises ArgumentError and ArgumentTypeError, as the loss does.
@@ -134,7 +135,14 @@ def jax_loss(
     function.defvjp(
         functools.partial(_forward, call), functools.partial(_backward, call), symbolic_zeros=True
     )
-    value: jax.Array = function((inputs, own), (traced, numbers, key))
+    try:
+        value: jax.Array = function((inputs, own), (traced, numbers, key))
+    except jax.errors.UnexpectedTracerError as error:
+        raise ArgumentError(
+            f"{type(call.loss).__name__}, its miner or batch= holds a value that is differentiated "
+            "by, and a loss has a gradient by its arguments alone; a scale is learned by "
+            "learnable_scale=True and params=, and arrays of batch= come as arguments"
+        ) from error
     return value
 
 
