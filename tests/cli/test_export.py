@@ -149,7 +149,7 @@ def test_an_interruption_and_the_same_command_again(
         command, cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True
     )
     journal, rows = tmp_path / ".y.npy.part" / "journal.json", 0
-    for _ in range(3000):
+    for _ in range(60_000):
         if journal.exists():
             rows = json.loads(journal.read_text())["rows"]
         if rows > 1000 or process.poll() is not None:
