@@ -113,17 +113,32 @@ def _doubt(found: dict[str, Plugin], distribution: str, version: str) -> None:
 
 def _lines(distribution: metadata.Distribution) -> list[str]:
     """Return the lines of our section of entry_points.txt."""
+    return _sections(distribution).get(GROUP, [])
+
+
+def _sections(distribution: metadata.Distribution) -> dict[str, list[str]]:
     try:
         text = distribution.read_text("entry_points.txt") or ""
     except UnicodeDecodeError as error:  # what is ours stays readable, and names itself
         text = error.object.decode(errors="replace")
-    section, lines = "", []
+    section = ""
+    found: dict[str, list[str]] = {}
     for line in map(str.strip, text.removeprefix("\ufeff").splitlines()):  # a byte order mark
         if line.startswith("["):
             section = line.strip("[] ")
-        elif line and section == GROUP and not line.startswith(("#", ";")):
-            lines.append(line)
-    return lines
+        elif line and not line.startswith(("#", ";")):
+            found.setdefault(section, []).append(line)
+    return found
+
+
+def not_of_our_group(name: str) -> str:
+    """Return what an installed distribution has in place of our entry points; else nothing."""
+    try:
+        groups = list(_sections(metadata.distribution(name)))
+    except (metadata.PackageNotFoundError, ValueError):
+        return ""
+    others = f", only of {', '.join(map(repr, groups))}" if groups else ""
+    return f"is installed and has no entry point of the group {GROUP!r}{others}"
 
 
 def _folder(distribution: metadata.Distribution) -> tuple[str, str]:
@@ -241,8 +256,9 @@ def switch_off(plugins: list[Plugin]) -> None:
     known = {"none"}.union(*(plugin.names for plugin in plugins))
     for name in (word.removeprefix("-") for word in _words(setting)):
         if name not in known:
+            what = not_of_our_group(name) or f"is not installed.{nearest(name, known)}"
             warnings.warn(
-                f"COREFRAME_PLUGINS names {name!r}, which is not installed.{nearest(name, known)}",
+                f"COREFRAME_PLUGINS names {name!r}, which {what}",
                 PluginWarning,
                 stacklevel=2,
             )

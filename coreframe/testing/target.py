@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from coreframe.discovery import normalised
+from coreframe.discovery import normalised, not_of_our_group
 from coreframe.errors import (
     AmbiguousName,
     ArgumentError,
@@ -217,6 +217,8 @@ def _backend(name: str) -> Any:
 
 
 def _hint(target: str, names: set[str]) -> str:
+    if what := not_of_our_group(target):
+        return f" The distribution {what}."
     names = names | packages.distributions()
     close = difflib.get_close_matches(target, names, n=1)
     return nearest(target, names) if close else " `coreframe list` shows all names."

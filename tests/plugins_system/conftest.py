@@ -65,7 +65,14 @@ def write_plugin(
     """
     written = []
 
-    def write(distribution: str, source: str, *, entry: str = "", metadata: bool = True) -> str:
+    def write(
+        distribution: str,
+        source: str,
+        *,
+        entry: str = "",
+        group: str = "coreframe",
+        metadata: bool = True,
+    ) -> str:
         module = distribution.replace("-", "_")
         folder = tmp_path / f"path_{distribution}"
         about = folder / f"{module}-1.0.dist-info"
@@ -74,7 +81,7 @@ def write_plugin(
             text = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
             (about / "METADATA").write_text(text)
         entry = entry or module
-        (about / "entry_points.txt").write_text(f"[coreframe]\n{entry} = {module}\n")
+        (about / "entry_points.txt").write_text(f"[{group}]\n{entry} = {module}\n")
         head = "from coreframe.plugin import hookimpl\n"
         (folder / f"{module}.py").write_text(head + dedent(source))
         monkeypatch.syspath_prepend(str(folder))

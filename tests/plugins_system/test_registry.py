@@ -23,6 +23,7 @@ from coreframe.errors import (
     UnknownName,
 )
 from coreframe.plugin import RETIRED, Retired
+from coreframe.testing import target
 
 LOSS = """
 @hookimpl
@@ -217,6 +218,17 @@ def test_a_misspelt_name_in_the_variable_is_said(write_plugin, monkeypatch) -> N
     write_plugin("acme", loss_table('"one": "acme:One"'))
     monkeypatch.setenv("COREFRAME_PLUGINS", "-acm")
     with pytest.warns(PluginWarning, match="names 'acm', which is not installed. Did you mean"):
+        registry.registry()
+
+
+def test_a_misspelt_group_is_said_where_the_plugin_is_named(write_plugin, monkeypatch) -> None:
+    write_plugin("acme-losses", loss_table('"one": "acme_losses:One"'), group="coreframes")
+    what = "is installed and has no entry point of the group 'coreframe', only of 'coreframes'"
+    with pytest.raises(UnknownName, match=f"'acme-losses'. The distribution {what}"):
+        target.suites("acme-losses")
+    monkeypatch.setenv("COREFRAME_PLUGINS", "-acme-losses")
+    registry.reset()
+    with pytest.warns(PluginWarning, match=f"names 'acme-losses', which {what}"):
         registry.registry()
 
 
