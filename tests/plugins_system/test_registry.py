@@ -134,6 +134,27 @@ def test_a_plugin_is_in_or_out_as_a_whole(write_plugin) -> None:
     assert f"{key}:one" not in entries()
 
 
+def test_what_it_did_is_kept_from_its_import_to_its_hooks(write_plugin) -> None:
+    source = """
+import gc, sys
+sys.setrecursionlimit(5000)
+@hookimpl
+def coreframe_miners():
+    gc.disable()
+    return {}
+"""
+    key = write_plugin("acme", source)
+    with pytest.warns(PluginWarning) as caught:
+        entries("miners")
+    assert plugin(key).deeds == (
+        "it changed the recursion limit, which is put back; "
+        "it changed garbage collection, which is put back"
+    )
+    assert [str(x.message).partition(": ")[0] for x in caught] == [
+        f"plugin {key} 1.0, at import", f"plugin {key} 1.0, in coreframe_miners",
+    ]  # fmt: skip
+
+
 def test_two_plugins_may_give_their_entry_point_one_name(write_plugin) -> None:
     """Even that of our own: pluggy's loader would drop the later one without a word."""
     write_plugin("acme", loss_table('"one": "acme:One"'), entry="coreframe_losses")
