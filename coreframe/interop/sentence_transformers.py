@@ -20,6 +20,11 @@ except ImportError as error:
         "sentence_transformers", "sentence-transformers", "coreframe.interop.sentence_transformers"
     ) from error
 
+try:  # positives and negatives in one pass of the model, as its own losses have it
+    from sentence_transformers.base.losses.merged_forward import embed_columns
+except ImportError:  # before version 6
+    embed_columns = None
+
 import torch
 from torch import nn
 
@@ -130,7 +135,7 @@ class SentenceTransformerLoss(nn.Module):
         self, sentence_features: Iterable[Features], labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the loss of a batch, given as the tokens of each column of texts."""
-        columns = [self._embed(features) for features in sentence_features]
+        columns = self._embedded(list(sentence_features))
         if not columns:
             raise ArgumentError("there is no column of texts in the batch")
         anchors, *others = columns
@@ -158,15 +163,20 @@ class SentenceTransformerLoss(nn.Module):
             "MatryoshkaLoss works on a SentenceTransformerLoss without mini_batch_size alone"
         )
 
-    def _embed(self, features: Features) -> torch.Tensor:
-        if self.mini_batch_size is None:
-            return self.model(features)["sentence_embedding"]
+    def _embedded(self, columns: list[Features]) -> list[torch.Tensor]:
+        if self.mini_batch_size is not None:
+            return [self._in_parts(features, self.mini_batch_size) for features in columns]
+        if embed_columns is not None:
+            return list(embed_columns(self.model, columns))
+        return [self.model(features)["sentence_embedding"] for features in columns]
+
+    def _in_parts(self, features: Features, rows_a_part: int) -> torch.Tensor:
         if type(getattr(self.model, "__dict__", {}).get("forward")).__name__ == "ForwardDecorator":
             raise ArgumentError(
                 "AdaptiveLayerLoss works on a SentenceTransformerLoss without mini_batch_size alone"
             )
         rows, constant = _parted(features)
-        return cached(_Encoder(self.model, constant), rows, mini_batch_size=self.mini_batch_size)
+        return cached(_Encoder(self.model, constant), rows, mini_batch_size=rows_a_part)
 
     def _stacked(self, negatives: list[torch.Tensor]) -> torch.Tensor | None:
         if not negatives:

@@ -93,6 +93,15 @@ def test_multiple_negatives_ranking(model: Any, columns: int, parts: int | None)
     assert_same(stepped(model, loss, batch), want)
 
 
+@pytest.mark.parametrize("columns", [2, 4])
+def test_draws_of_dropout_are_theirs(tmp_path: Path, columns: int) -> None:
+    """Columns go through the model together or apart as in their losses."""
+    model = bert(tmp_path, dropout=0.3).double().train()
+    batch = tokens(model, columns)
+    want = stepped(model, theirs.MultipleNegativesRankingLoss(model), batch)
+    assert_same(stepped(model, SentenceTransformerLoss(model, OURS), batch), want)
+
+
 @pytest.mark.parametrize("columns", [2, 3])
 def test_labels_beside_pairs_are_not_read_and_it_is_said(
     model: Any, columns: int, caplog: pytest.LogCaptureFixture
