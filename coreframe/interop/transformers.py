@@ -43,7 +43,8 @@ class LossSchedules(TrainerCallback):
     and the epoch, so that the number of update t + 1 is that of ``Progress(step=t)``; a miner draws
     anew. After each update the losses' own parameters are brought back to where they are allowed
     to be. A run that goes on from a checkpoint goes on at its step, and with the losses' own
-    parameters, which stand in the checkpoint beside the model as ``coreframe_losses.safetensors``.
+    parameters: those that are no part of the model stand in the checkpoint beside it, as
+    ``coreframe_losses.safetensors``.
 
     Args:
         losses: the modules, or modules that hold them, as a ``SentenceTransformerLoss`` and a
@@ -57,9 +58,9 @@ class LossSchedules(TrainerCallback):
     Raises ArgumentError where there is no loss of coreframe.
 
     Edges: an evaluation sees the numbers of the next update; before any training there are none,
-    and a scheduled loss says so. Parameters are looked for in the checkpoint of ``output_dir``
-    with the step that the run goes on at; where they are not, they start anew, and a warning says
-    so.
+    and a scheduled loss says so. Parameters of a loss that is no part of the model are looked for
+    in the checkpoint of ``output_dir`` with the step that the run goes on at; where they are not,
+    they start anew, and a warning is logged.
     """
 
     def __init__(
@@ -71,13 +72,15 @@ class LossSchedules(TrainerCallback):
         self._losses = FollowedLosses(*losses)
         self._log, self._metric = log, metric
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
         self._losses.at(self._progress(args, state))
-        if state.global_step and (parameters := self._losses.parameters()):
+        if state.global_step and (parameters := self._parameters_beside(model)):
             _put_back(parameters, _file(args, state))
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        file, parameters = _file(args, state), self._losses.parameters()
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        file, parameters = _file(args, state), self._parameters_beside(model)
         if parameters and args.should_save and file.parent.is_dir():
             save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, file)
 
@@ -90,6 +93,11 @@ class LossSchedules(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if self._log is not None and logs and "loss" in logs and (now := self._losses.values()):
             self._log(now)
+
+    def _parameters_beside(self, model: Any) -> dict[str, nn.Parameter]:
+        """Return the losses' parameters that no checkpoint of the model holds."""
+        held = set() if model is None else {id(p) for p in model.parameters()}
+        return {name: p for name, p in self._losses.parameters().items() if id(p) not in held}
 
     def _progress(self, args: Any, state: Any) -> Progress:
         a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -181,7 +189,8 @@ class HealthMetrics(TrainerCallback):
             self._measure(control, model)
 
     def _measure(self, control: Any, model: Any) -> None:
-        found = self._watched.measure(model)
+        found, due = self._watched.measure(model), control.should_log
         self._log(numbers_of(found))
+        control.should_log = due  # or the Trainer takes its own log of this step as done
         if found.collapsed and self._stop:
             control.should_training_stop = True

@@ -201,7 +201,7 @@ def trained_by_transformers(folder: Path, net: Any, *, log: bool = True, **more:
         pytest.importorskip("accelerate", reason="the Trainer of transformers needs accelerate")
     from coreframe.interop.transformers import HealthMetrics, LossSchedules
 
-    stop, resume = more.pop("stop", False), more.pop("resume", None)
+    stop, resume, every = (more.pop(name, None) for name in ("stop", "resume", "every"))
     settings = {
         "num_train_epochs": 2,
         "per_device_train_batch_size": 4,
@@ -224,7 +224,7 @@ def trained_by_transformers(folder: Path, net: Any, *, log: bool = True, **more:
     )
     schedules = LossSchedules(net, log=trainer.log if log else None, metric="eval_loss")
     trainer.add_callback(schedules)
-    trainer.add_callback(HealthMetrics(embed, log=trainer.log, stop=stop))
+    trainer.add_callback(HealthMetrics(embed, log=trainer.log, stop=stop, every=every))
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -251,14 +251,15 @@ def test_schedules_in_a_trainer_of_transformers(tmp_path: Path) -> None:
 
 
 def test_health_in_a_trainer_of_transformers(tmp_path: Path) -> None:
-    trainer = trained_by_transformers(tmp_path, Net(), log=False)
+    trainer = trained_by_transformers(tmp_path, Net(), log=False, every=6)
     ranks = logged(trainer, "health/effective_rank")
-    assert list(ranks) == [0, 4, 8]
+    assert list(ranks) == [0, 4, 6, 8]
+    assert list(logged(trainer, "loss")) == [2, 4, 6, 8]  # none is lost at step 6
     assert ranks[0] == pytest.approx(WatchedHealth(embed).measure(Net()).effective_rank)
     assert ranks[8] == pytest.approx(WatchedHealth(embed).measure(trainer.model).effective_rank)
     assert ranks[8] != ranks[0]
     assert logged(trainer, "loss.temperature") == {}
-    assert len(logged(trainer, "health/alignment")) == 3
+    assert len(logged(trainer, "health/alignment")) == 4
 
 
 def test_a_run_of_transformers_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -297,6 +298,10 @@ def test_parameters_of_losses_stand_in_checkpoints(
         losses["a"].log_scale.fill_(0.25)
     (tmp_path / "checkpoint-3").mkdir()
     callback.on_save(args, state, None)
+    file = tmp_path / "checkpoint-3" / "coreframe_losses.safetensors"
+    before = file.stat().st_mtime_ns
+    callback.on_save(args, state, None, model=losses["a"])  # which has them already
+    assert file.stat().st_mtime_ns == before
     fresh = {"a": LossModule(InfoNCE(learnable_scale=True))}
     LossSchedules(fresh).on_train_begin(args, state, None)
     assert float(fresh["a"].log_scale.detach()) == 0.25
