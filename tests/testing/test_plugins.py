@@ -200,6 +200,11 @@ def test_an_unknown_plugin(write: Written) -> None:
             "warnings",
         ),
         ({"source": "import random; random.seed(0)" + LOSSES}, "clean_import", "random"),
+        (
+            {"source": "import builtins; builtins.print = None" + LOSSES},
+            "clean_import",
+            "it changes functions of Python",
+        ),
         ({"source": "import os; os._exit(7)" + LOSSES}, "quick_import", "ended with code 7"),
         (
             {"extra": "from coreframe.loading import Loader"},

@@ -30,11 +30,14 @@ def bare(module: str) -> dict[str, Any]:
 
 def watched(module: str) -> dict[str, Any]:
     """Return what an import prints, and what it changes of what the process shares."""
+    from coreframe.process_state import kept
     from coreframe.testing.process import footprint
 
-    found = footprint(lambda: importlib.import_module(module))
+    rest: list[str] = []  # what a footprint does not tell and the loading of plugins puts back
+    with kept(rest):
+        found = footprint(lambda: importlib.import_module(module))
     changes = [f"{what}: {text}" for what, texts in found.changes.items() for text in texts]
-    return {"printed": found.printed, "changes": changes}
+    return {"printed": found.printed, "changes": changes + [f"it changes {name}" for name in rest]}
 
 
 def main() -> None:
