@@ -13,6 +13,7 @@ with its defaults. Then GridSearchCV chooses a loss and its temperature.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from sklearn.preprocessing import StandardScaler
 
 from coreframe.interop.sklearn import MetricEmbedder
 
+Sets = Callable[[int], dict[str, tuple[Any, Any]]]
 DATA = {"wine": load_wine, "breast cancer": load_breast_cancer, "digits": load_digits}
 
 
@@ -83,11 +85,11 @@ def others(seed: int) -> dict[str, tuple[Any, Any]]:
     }  # fmt: skip
 
 
-def compare_others(seeds: int) -> dict[str, dict[str, Any]]:
+def compare_others(seeds: int, sets: Sets = others) -> dict[str, dict[str, Any]]:
     """Return the accuracy on one half, learned on the other, behind each map, for each seed."""
     found: dict[str, dict[str, Any]] = {}
     for seed in range(seeds):
-        for name, (X, y) in others(seed).items():
+        for name, (X, y) in sets(seed).items():
             half, rest = next(
                 StratifiedShuffleSplit(1, test_size=0.5, random_state=seed).split(X, y)
             )

@@ -19,6 +19,10 @@ def test_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_other_sets() -> None:
-    found = load_example("interop_sklearn").compare_others(1)
-    assert len(found) == 8
-    assert all(min(*x.values()) > [0.3] for x in found.values())
+    example = load_example("interop_sklearn")
+    sets = example.others(0)
+    assert len(sets) == 8
+    assert all(len(X) == len(y) and len(set(y.tolist())) > 1 for X, y in sets.values())
+    found = example.compare_others(2, lambda seed: {"iris": example.others(seed)["iris"]})
+    assert {len(x) for x in found["iris"].values()} == {2}
+    assert min(min(x) for x in found["iris"].values()) > 0.85
