@@ -42,6 +42,11 @@ _log = logging.getLogger(__name__)
 Features = Mapping[str, Any]
 """The tokens of one column of texts, as the trainer makes them."""
 
+WRAPPED = (
+    "MatryoshkaLoss and AdaptiveLayerLoss work on a SentenceTransformerLoss without "
+    "mini_batch_size alone"
+)
+
 
 class SentenceTransformerLoss(nn.Module):
     """Any loss of coreframe as a loss for ``SentenceTransformerTrainer``.
@@ -159,9 +164,7 @@ class SentenceTransformerLoss(nn.Module):
         """What MatryoshkaLoss would change in a cached loss of sentence-transformers."""
         if self.mini_batch_size is None:
             raise AttributeError("calculate_loss")
-        raise ArgumentError(
-            "MatryoshkaLoss works on a SentenceTransformerLoss without mini_batch_size alone"
-        )
+        raise ArgumentError(WRAPPED)
 
     def _embedded(self, columns: list[Features]) -> list[torch.Tensor]:
         if self.mini_batch_size is not None:
@@ -172,9 +175,7 @@ class SentenceTransformerLoss(nn.Module):
 
     def _in_parts(self, features: Features, rows_a_part: int) -> torch.Tensor:
         if type(getattr(self.model, "__dict__", {}).get("forward")).__name__ == "ForwardDecorator":
-            raise ArgumentError(
-                "AdaptiveLayerLoss works on a SentenceTransformerLoss without mini_batch_size alone"
-            )
+            raise ArgumentError(WRAPPED)  # before release 6 MatryoshkaLoss comes here too
         rows, constant = _parted(features)
         return cached(_Encoder(self.model, constant), rows, mini_batch_size=rows_a_part)
 

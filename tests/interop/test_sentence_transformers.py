@@ -261,7 +261,7 @@ def test_inside_of_matryoshka(model: Any) -> None:
         theirs.MatryoshkaLoss(model, SentenceTransformerLoss(model, OURS, mini_batch_size=2), [8])
     layers = theirs.AdaptiveLayerLoss(model, SentenceTransformerLoss(model, OURS))
     assert torch.isfinite(layers(batch, None))
-    with pytest.raises(ArgumentError, match=r"AdaptiveLayerLoss works on .* without mini_batch_"):
+    with pytest.raises(ArgumentError, match=r"AdaptiveLayerLoss work on .* without mini_batch_"):
         theirs.AdaptiveLayerLoss(model, SentenceTransformerLoss(model, OURS, mini_batch_size=2))(
             batch, None
         )
