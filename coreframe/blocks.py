@@ -74,6 +74,12 @@ class Plan:
         fits = (budget - block_bytes) // max(row_bytes, 1)
         return cls(max(1, min(n, max(_SMALLEST_BLOCK, fits))), 1)
 
+    def at_least(self, height: int, row_bytes: int, block_bytes: int, budget: int) -> Plan:
+        """Return the plan with blocks that are this tall or taller."""
+        if height <= self.height:
+            return self
+        return Plan(height, max(1, budget // (height * row_bytes + block_bytes)))
+
     def slices(self, n: int) -> list[slice]:
         return [slice(i, min(i + self.height, n)) for i in range(0, n, self.height)]
 

@@ -32,6 +32,7 @@ from coreframe.similarity import Pull, Similarity
 
 __all__ = ["pairwise"]
 
+_ADDS = 8  # blocks of listed pairs, whatever the budget: few enough to add up
 _GATHER = 32  # gathering l listed rows beats a product with all m from about m = 32 l
 
 
@@ -194,12 +195,13 @@ def rows_of(
     working_arrays: int = WORKING_ARRAYS,
     diagonal_terms: DiagonalTerms | None = None,
 ) -> Rows:
-    """Plan the blocks of a call; without ``wants`` they are for looking at similarities."""
+    """Plan the blocks of a call; with ``_no_terms`` they are for looking at similarities."""
     left, right, center, own = prepared
     xp, relation, self_pairs = namespace(left=left), batch.relation, batch.references is None
     (n, d), m, k = left.shape, right.shape[0], 0 if own is None else own.shape[1]
     width = relation.width
-    gathered = bool(wants) and width is not None and 0 < _GATHER * width <= m
+    looking = row_terms is _no_terms
+    gathered = not looking and width is not None and 0 < _GATHER * width <= m
     columns = (width or 0) if gathered else m
     size = int(xp.finfo(left.dtype).bits) // 8
     row_bytes = size * (working_arrays * (columns + k) + 4 * d * (k + gathered * columns))
@@ -207,6 +209,9 @@ def rows_of(
     budget = budget_of(left, memory_budget)
     host = device_of(left) is None or on_host(left)
     plan = (Plan.of if host else Plan.on_device)(n, row_bytes, block_bytes, budget)
+    if gathered and block_bytes:
+        # Each block adds all of the references' gradient, which is more than its own work.
+        plan = plan.at_least(min(n, -(-m // (_ADDS * columns))), row_bytes, block_bytes, budget)
     diagonal = relation.diagonal and not self_pairs and own is None and scale is None and m > 1
     return Rows(
         row_terms=row_terms,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import coreframe
-from coreframe import Adapter, Scheduler, build
+from coreframe import Adapter, Scheduler, blocks, build
 from coreframe.artefact import Side, TrainedAdapter
 from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.random import stream
@@ -614,6 +614,23 @@ def test_no_pairs_are_a_loss_of_0() -> None:
     for name, count, n in (("sup_con", 4, len(E)), ("sup_con", 3, len(E)), ("triplet", 3, 0)):
         by_rows = MetricLearningLoss(build("losses", name, reduction="none"))
         assert by_rows(E, LABELS, (nothing,) * count).shape == (n,)
+
+
+def test_triplets_row_by_row_are_a_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block adds up the gradient of all positives, so that many blocks are quadratic."""
+    calls: list[slice] = []
+    gather = blocks.Rows._gather
+    monkeypatch.setattr(
+        blocks.Rows, "_gather", lambda self, rows: calls.append(rows) or gather(self, rows)
+    )
+    loss_fn = LossModule(build("losses", "triplet", memory_budget=2**16))
+    anchors, positives, negatives = (rows(2000, 4, seed=i).requires_grad_() for i in range(3))
+    loss_fn(anchors, positives, negatives).backward()
+    assert 0 < len(calls) <= 8
+    calls.clear()
+    with torch.no_grad():
+        loss_fn(anchors, positives, negatives)  # a value alone needs no product of all with all
+    assert calls
 
 
 def test_a_loop_of_theirs_runs_unchanged() -> None:
