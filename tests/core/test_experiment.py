@@ -300,7 +300,9 @@ def test_the_quick_demo_gains_a_third(emoji):
     gains = []
     for seed in range(5):
         chosen = config.read(
-            None, [f"train.seed={seed}", "curve.enabled=never"], default=demo.QUICK
+            None,
+            [f"train.seed={seed}", "curve.enabled=never", "gate.resamples=500"],
+            default=demo.QUICK,
         )
         outcome = experiment(*emoji.split(0.1, 0.2, seed=seed), chosen)
         assert outcome.gate.passed

@@ -176,6 +176,7 @@ def test_what_is_held_is_counted(library, count, segments):
 def test_what_is_counted_is_what_python_holds():
     """tracemalloc, which knows nothing of closures, finds the same."""
     x, one = np.ones((256, 64)), 256 * 64 * 8
+    gc.freeze()  # what other tests left is not gone over again and again
     tracemalloc.start()
     try:
         for segments in (1, 4, 16):
@@ -195,6 +196,7 @@ def test_what_is_counted_is_what_python_holds():
             assert tracemalloc.get_traced_memory()[0] - before < one  # nothing needs clearing
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
 
 
 def test_parameters_are_no_activations(rng):
