@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, MutableSet
+from collections.abc import (
+    Callable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    MutableSet,
+)
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-LARGEST = 10_000  # entries of a container that is copied
+LARGEST = 10_000  # numbers of an array that is copied
+MOST = 1_000  # entries of a container that is copied, again before each call
 
 _NUMBERS = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
 
 class Remembered:
-    """The data of a component, of its classes and of their modules, as it was before its use.
+    """The data of a component, of its classes, of their modules and of modules beside these that
+    they import from, as it was before its use.
 
     Functions that cache their results (``functools.lru_cache``) are emptied with it. What the
     core of coreframe keeps is not looked at.
@@ -24,8 +35,9 @@ class Remembered:
 
     def __init__(self, component: Any) -> None:
         kinds = [k for k in type(component).__mro__ if _is_foreign(k.__module__)]
-        modules = dict.fromkeys(sys.modules.get(k.__module__) for k in kinds)
-        owners = [component, *kinds, *(module for module in modules if module)]
+        homes = [sys.modules[k.__module__] for k in kinds if k.__module__ in sys.modules]
+        modules = dict.fromkeys([*homes, *(other for home in homes for other in _helpers(home))])
+        owners = [component, *kinds, *modules]
         self._before = [(owner, _copied(_names(owner))) for owner in owners]
 
     def changed(self) -> list[str]:
@@ -104,6 +116,21 @@ def _is_made(name: str) -> bool:
     return name.startswith("__") and name.endswith("__") and name != "__call__"
 
 
+def _helpers(home: ModuleType) -> Iterator[ModuleType]:
+    """Yield the modules of the same package, or folder, that a module has something of."""
+    for x in list(vars(home).values()):
+        name = x.__name__ if isinstance(x, ModuleType) else getattr(x, "__module__", None)
+        other = sys.modules.get(name) if isinstance(name, str) else None
+        if other is not None and _is_foreign(other.__name__) and _place(other) & _place(home):
+            yield other
+
+
+def _place(module: ModuleType) -> set[str]:
+    """Return the package of a module, and its folder."""
+    file = getattr(module, "__file__", None)
+    return {module.__name__.partition(".")[0], *([os.path.dirname(file)] if file else [])}
+
+
 def _called(owner: Any) -> str:
     if isinstance(owner, type):
         return f"the class {owner.__name__}"
@@ -137,7 +164,7 @@ def _is_plain(x: Any, depth: int = 3) -> bool:
         return True
     if isinstance(x, np.ndarray):
         return x.size <= LARGEST and x.dtype.kind != "O"
-    if type(x) not in (list, tuple, set, frozenset, dict) or not depth or len(x) > LARGEST:
+    if type(x) not in (list, tuple, set, frozenset, dict) or not depth or len(x) > MOST:
         return False
     entries = [*x, *x.values()] if isinstance(x, dict) else x
     return all(_is_plain(entry, depth - 1) for entry in entries)
