@@ -127,6 +127,7 @@ CALM = {"metric": "ndcg@10", "best_metrics": {}, "best_step": 0, "step": 1, "ste
 
 
 @pytest.mark.integration
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")  # of umap
 def test_transformers_reads_it(tmp_path, outcomes):
     callback = pytest.importorskip("transformers.trainer_callback")
     write(tmp_path, outcomes[0])
