@@ -462,7 +462,7 @@ FAULTS = [
 def test_each_fault_is_named_and_no_other(thing: Any, name: str, words: str) -> None:
     found = broken(thing)
     also = ["representation"] if name == "copies" else []  # a lambda shows where it lies
-    assert list(found) == [name, *also]
+    assert list(found) == [name, *also], found
     assert words in found[name], found[name]
     assert "\nTo fix: " in found[name]
 
