@@ -237,6 +237,7 @@ def test_a_wrong_plugin_is_named(
     assert not found.ok
     assert words in found.detail, found.detail
     assert "To fix: " in found.detail
+    assert callable(print)  # what the plugin does at import is undone in this process
 
 
 def test_a_slow_import_is_named(write: Written, monkeypatch: pytest.MonkeyPatch) -> None:

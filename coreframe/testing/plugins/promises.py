@@ -14,6 +14,7 @@ from coreframe.adapter import Adapter
 from coreframe.callbacks import Callback
 from coreframe.discovery import BUILT_IN, discover, normalised
 from coreframe.embedder import Embedder
+from coreframe.isolation import isolated
 from coreframe.loading import import_target
 from coreframe.loss import Loss
 from coreframe.miner import Miner
@@ -101,9 +102,10 @@ def _without_types(subject: Package) -> Iterator[str]:
 def importable(subject: Package) -> Iterator[str]:
     for plugin in subject.plugins:
         try:
-            import_target(plugin.value) if ":" in plugin.value else importlib.import_module(
-                plugin.module
-            )
+            with isolated(plugin, "importing"):
+                import_target(plugin.value) if ":" in plugin.value else importlib.import_module(
+                    plugin.module
+                )
         except (Exception, SystemExit) as error:
             yield f"{plugin.key or plugin.module}: {explain(error)}"
 
