@@ -128,7 +128,8 @@ def test_metrics_that_cannot_be_read(here, run) -> None:
 
 
 SMALL_STEPS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in the background ignore
 from coreframe import applying
 from coreframe.__main__ import main
 from coreframe.data import spool
