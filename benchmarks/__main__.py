@@ -38,7 +38,9 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     if of_old != of_new:
         unlike = ", ".join(sorted(key for key in of_new if of_old.get(key) != of_new[key]))
         raise SystemExit(f"--merge: {JSON.name} was measured with another {unlike}")
-    found = dict(new)
+    days = sorted({*old["machine"]["date"].split(" to "), new["machine"]["date"]})
+    date = " to ".join(dict.fromkeys((days[0], days[-1])))
+    found = {**new, "machine": {**new["machine"], "date": date}}
     for kind in ("cases", "groups", "commands"):
         both = {one["name"]: one for one in (*old[kind], *new[kind])}
         found[kind] = [both[name] for name in NAMES if name in both]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -84,14 +83,17 @@ def test_decades() -> None:
 
 
 def test_merging_replaces_what_is_new_and_keeps_the_order() -> None:
-    def record(threads: int, **times: float) -> dict:
+    def record(threads: int, day: int = 1, **times: float) -> dict:
         cases = [{"name": name, "time": time} for name, time in times.items()]
-        machine = {"threads": threads, "date": str(time.time())}
+        machine = {"threads": threads, "date": f"2026-01-0{day}"}
         empty = {"groups": [], "commands": [], "failed": {}}
         return {"quick": False, "machine": machine, "cases": cases, **empty}
 
     first, second, *_ = NAMES
     found = merged(record(2, **{first: 1.0, second: 2.0}), record(2, **{first: 3.0}))
+    assert found["machine"]["date"] == "2026-01-01"
+    later = merged(merged(found, record(2, 3)), record(2, 2))
+    assert later["machine"]["date"] == "2026-01-01 to 2026-01-03"
     assert found["cases"] == [{"name": first, "time": 3.0}, {"name": second, "time": 2.0}]
     with pytest.raises(SystemExit, match="another threads"):
         merged(record(2), record(1))
