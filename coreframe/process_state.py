@@ -149,13 +149,23 @@ def _write_locale(was: str) -> None:
 
 
 def _hooks() -> tuple[Any, ...]:
-    found = (sys.excepthook, sys.unraisablehook, threading.excepthook, sys.displayhook)
-    return *found, sys.breakpointhook
+    return (
+        sys.excepthook,
+        sys.unraisablehook,
+        threading.excepthook,
+        sys.displayhook,
+        sys.breakpointhook,
+    )
 
 
 def _write_hooks(was: tuple[Any, ...]) -> None:
-    sys.excepthook, sys.unraisablehook, threading.excepthook, sys.displayhook, *rest = was
-    sys.breakpointhook = rest[0]
+    (
+        sys.excepthook,
+        sys.unraisablehook,
+        threading.excepthook,
+        sys.displayhook,
+        sys.breakpointhook,
+    ) = was
 
 
 def _tracing() -> tuple[Any, ...]:

@@ -76,6 +76,11 @@ def devices() -> dict[str, tuple[str, Place]]:
     return found
 
 
+def everywhere() -> dict[str, Place]:
+    """Return the libraries on their usual devices, and then the devices that none uses."""
+    return {**libraries(), **{name: place for name, (_, place) in devices().items()}}
+
+
 def devices_of(places: Mapping[str, Place]) -> dict[str, Place]:
     """Return the devices that none of these libraries uses by default, or raise NotApplicable."""
     found = {name: place for name, (library, place) in devices().items() if library in places}

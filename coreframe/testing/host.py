@@ -33,8 +33,10 @@ class LooksAtValue(Exception):
 def looks(libraries: Mapping[str, Place], call: Callable[[Place], Any]) -> Iterator[str]:
     """Yield the first look at a value in a call, whose argument brings arrays to a device.
 
-    ``call`` makes its arrays and returns a function, which is watched.
+    ``call`` makes its arrays and returns a function, which is watched. Raises NotApplicable where
+    nothing here shows who looks at values.
     """
+    _shown(libraries)
     for library, place in arrays.devices().values():
         if library == STRICT and library in libraries:
             watched = call(place)
@@ -45,8 +47,7 @@ def looks(libraries: Mapping[str, Place], call: Callable[[Place], Any]) -> Itera
                     yield explain(error, but_for=CORE)
 
 
-def shown(libraries: Mapping[str, Place]) -> None:
-    """Raise NotApplicable where nothing here shows who looks at values."""
+def _shown(libraries: Mapping[str, Place]) -> None:
     if STRICT in libraries or "jax" in libraries:
         return
     missing = "JAX is not installed"

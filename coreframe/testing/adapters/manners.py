@@ -83,7 +83,6 @@ def _everything(
 def traceable(subject: Subject) -> Iterator[str]:
     if isinstance(subject.adapter, ClosedForm):
         raise NotApplicable("it is computed in closed form")
-    host.shown(subject.places)
     yield from host.looks(subject.places, lambda place: lambda: subject.run(place=place))
     if "jax" not in subject.places:
         return

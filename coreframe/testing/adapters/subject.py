@@ -60,8 +60,7 @@ class Subject(kit.Subject):
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        devices = {name: place for name, (_, place) in arrays.devices().items()}
-        return {**arrays.libraries(), **devices}
+        return arrays.everywhere()
 
     @cached_property
     def placed(self) -> list[tuple[str, Place, Any]]:

@@ -149,7 +149,6 @@ def traceable(subject: Subject) -> Iterator[str]:
     loss = subject.loss
     if not isinstance(loss, PairwiseLoss | RowLoss):
         raise NotApplicable("it is no PairwiseLoss and no RowLoss")
-    host.shown(subject.places)
     yield from host.looks(subject.places, lambda place: _written(subject, place))
     if "jax" in subject.places and isinstance(loss, PairwiseLoss):
         yield from _others_under_jit(subject)

@@ -147,7 +147,6 @@ def fields_are_checked(subject: Subject) -> Iterator[str]:
     needs=("usable", "slots_are_named", "inputs_are_kept", REPEATABLE, "finite"),
 )
 def traceable(subject: Subject) -> Iterator[str]:
-    host.shown(subject.places)
     yield from host.looks(subject.places, lambda place: subject.one_step(place, "query.W"))
     if "jax" not in subject.places:
         return

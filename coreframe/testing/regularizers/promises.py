@@ -349,7 +349,6 @@ def libraries(subject: Subject) -> Iterator[str]:
     needs=("usable", "accepts", "shapes", REPEATABLE, "libraries"),
 )
 def traceable(subject: Subject) -> Iterator[str]:
-    host.shown(subject.places)
     yield from host.looks(subject.places, lambda place: _calls(subject, place))
     if "jax" not in subject.places:
         return

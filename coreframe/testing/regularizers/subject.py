@@ -90,8 +90,7 @@ class Subject(kit.Subject):
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        devices = {name: place for name, (_, place) in arrays.devices().items()}
-        return {**arrays.libraries(), **devices}
+        return arrays.everywhere()
 
     def candidates(self) -> list[Case]:
         """Return the inputs of a run; no value is special."""
