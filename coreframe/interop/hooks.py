@@ -8,12 +8,16 @@ import numbers
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-from torch import nn
+from coreframe.errors import ArgumentError, ArgumentTypeError, MissingExtra
+
+try:
+    import torch
+    from torch import nn
+except ImportError as error:
+    raise MissingExtra("torch", "torch", "coreframe.interop.hooks") from error
 
 from coreframe.backend import Array, to_numpy
 from coreframe.data.pairs import Pairs
-from coreframe.errors import ArgumentError, ArgumentTypeError
 from coreframe.evaluation.geometry import SAMPLE, Health, health
 from coreframe.interop.torch import LossModule
 from coreframe.scheduler import Progress, Scheduler, resolve
